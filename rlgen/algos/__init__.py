@@ -1,0 +1,1 @@
+"""Algorithms: each an Experiment, or a part of one."""

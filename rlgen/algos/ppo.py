@@ -1,0 +1,272 @@
+"""Proximal policy optimisation (Schulman et al. 2017), for any actor-critic here."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from rlgen import distributions, returns
+from rlgen.errors import UserError
+from rlgen.networks import ActorCritic
+from rlgen.rollout import RolloutState, Trajectory, final_values
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOConfig:
+    """Everything that PPO can be told.
+
+    Attributes:
+      n_envs: environments stepped side by side.
+      n_steps: steps of each environment per rollout.
+      n_epochs: passes over each rollout.
+      n_minibatches: parts of each pass; environments are split if the network has a
+        memory, single steps if not.
+      lr: learning rate of Adam.
+      anneal_lr: lower the learning rate linearly to zero over all student updates.
+      discount: gamma.
+      gae_lambda: lambda of the advantage estimate.
+      clip: how far the policy may move, as a ratio.
+      clip_value: clip the value's move by `clip` too.
+      entropy_coef, value_coef: weights of the entropy bonus and of the value loss.
+      max_grad_norm: gradients are scaled down to this global norm.
+      adam_eps: epsilon of Adam.
+      time_limit: value after the time limit: "terminate" (0) or "bootstrap".
+    """
+
+    n_envs: int = 32
+    n_steps: int = 256
+    n_epochs: int = 5
+    n_minibatches: int = 1
+    lr: float = 1e-4
+    anneal_lr: bool = False
+    discount: float = 0.995
+    gae_lambda: float = 0.98
+    clip: float = 0.2
+    clip_value: bool = True
+    entropy_coef: float = 1e-3
+    value_coef: float = 0.5
+    max_grad_norm: float = 0.5
+    adam_eps: float = 1e-5
+    time_limit: str = "terminate"
+
+    def __post_init__(self):
+        if min(self.n_envs, self.n_steps, self.n_epochs, self.n_minibatches) < 1:
+            raise UserError(
+                "n_envs, n_steps, n_epochs and n_minibatches must be at least 1."
+            )
+        if self.n_envs % self.n_minibatches:
+            raise UserError(
+                f"{self.n_envs} environments cannot be split into "
+                f"{self.n_minibatches} minibatches: choose n_envs as a multiple of "
+                "n_minibatches."
+            )
+        if self.time_limit not in returns.TIME_LIMITS:
+            raise UserError(
+                f"Unknown time_limit {self.time_limit!r}: choose terminate or "
+                "bootstrap."
+            )
+
+
+class Hyperparameters(struct.PyTreeNode):
+    """The numbers among PPO's settings: traced, so a population of them vmaps."""
+
+    lr: jax.Array
+    discount: jax.Array
+    gae_lambda: jax.Array
+    clip: jax.Array
+    entropy_coef: jax.Array
+    value_coef: jax.Array
+    max_grad_norm: jax.Array
+    adam_eps: jax.Array
+
+    @classmethod
+    def from_config(cls, config: PPOConfig) -> Hyperparameters:
+        """Takes the numbers out of a configuration, as float32 scalars."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: jnp.float32(getattr(config, name)) for name in names})
+
+
+class Learner(struct.PyTreeNode):
+    """Parameters and optimizer of one student."""
+
+    params: PyTree
+    opt_state: PyTree
+    n_updates: jax.Array  # () int32, rollouts learned from
+
+
+def _optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.clip_by_global_norm(hyper.max_grad_norm),
+        optax.scale_by_adam(eps=hyper.adam_eps),
+    )
+
+
+def init(key: jax.Array, network: ActorCritic, hyper: Hyperparameters) -> Learner:
+    """A fresh student."""
+    params = network.init(key)
+    return Learner(
+        params=params,
+        opt_state=_optimizer(hyper).init(params),
+        n_updates=jnp.int32(0),
+    )
+
+
+def advantages(
+    config: PPOConfig,
+    network: ActorCritic,
+    params: PyTree,
+    hyper: Hyperparameters,
+    trajectory: Trajectory,
+    last_value: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Advantages and value targets float32[T, B], time limits as configured."""
+    final_value = None
+    if config.time_limit == "bootstrap":
+        final_value = final_values(network, params, trajectory)
+    return returns.gae(
+        trajectory.reward,
+        trajectory.value,
+        trajectory.terminated,
+        trajectory.truncated,
+        last_value,
+        final_value,
+        hyper.discount,
+        hyper.gae_lambda,
+    )
+
+
+class Minibatch(struct.PyTreeNode):
+    """What the loss reads, [T, B, ...] ([1, N, ...] for single steps)."""
+
+    obs: PyTree
+    action: jax.Array
+    log_prob: jax.Array
+    value: jax.Array
+    reset: jax.Array
+    advantage: jax.Array
+    target: jax.Array
+
+
+def loss(
+    config: PPOConfig,
+    network: ActorCritic,
+    hyper: Hyperparameters,
+    params: PyTree,
+    memory: PyTree,
+    batch: Minibatch,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The clipped surrogate objective (Equation 7) with value loss and entropy bonus."""
+    raw, value = network.unroll(params, memory, batch.obs, batch.reset)
+    policy = distributions.distribution(network.action_space, raw)
+    log_ratio = policy.log_prob(batch.action) - batch.log_prob
+    ratio = jnp.exp(log_ratio)
+    advantage = batch.advantage
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    clipped_ratio = jnp.clip(ratio, 1.0 - hyper.clip, 1.0 + hyper.clip)
+    policy_loss = -jnp.minimum(ratio * advantage, clipped_ratio * advantage).mean()
+
+    value_error = jnp.square(value - batch.target)
+    if config.clip_value:
+        near = batch.value + jnp.clip(value - batch.value, -hyper.clip, hyper.clip)
+        value_error = jnp.maximum(value_error, jnp.square(near - batch.target))
+    value_loss = 0.5 * value_error.mean()
+    entropy = policy.entropy().mean()
+    total = (
+        policy_loss + hyper.value_coef * value_loss - hyper.entropy_coef * entropy
+    )
+    return total, {
+        "loss": total,
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": entropy,
+        # Schulman's low-variance estimate of KL(old || new).
+        "approx_kl": jnp.mean(ratio - 1.0 - log_ratio),
+        "clip_fraction": jnp.mean(jnp.abs(ratio - 1.0) > hyper.clip),
+    }
+
+
+METRICS = (
+    "loss",
+    "policy_loss",
+    "value_loss",
+    "entropy",
+    "approx_kl",
+    "clip_fraction",
+    "grad_norm",
+)
+
+
+def update(
+    config: PPOConfig,
+    network: ActorCritic,
+    hyper: Hyperparameters,
+    learner: Learner,
+    start: RolloutState,
+    trajectory: Trajectory,
+    advantage: jax.Array,
+    target: jax.Array,
+    key: jax.Array,
+    lr_scale: jax.Array | float = 1.0,
+) -> tuple[Learner, dict[str, jax.Array]]:
+    """Learns from one rollout: `n_epochs` passes of `n_minibatches` gradient steps.
+
+    Args:
+      start: where the rollout began; its memory is the one to replay from.
+      advantage, target: float32[T, B], from `advantages`.
+      lr_scale: factor on the learning rate (annealing).
+
+    Returns:
+      the student, and means of the loss terms over all gradient steps.
+    """
+    optimizer = _optimizer(hyper)
+    batch = Minibatch(
+        obs=trajectory.obs,
+        action=trajectory.action,
+        log_prob=trajectory.log_prob,
+        value=trajectory.value,
+        reset=trajectory.reset,
+        advantage=advantage,
+        target=target,
+    )
+    memory = start.memory
+    if not network.is_recurrent:
+        # Without memory a step is an example of its own: [T, B] becomes [1, T B].
+        batch = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
+
+    def gradient_step(carry, indices):
+        params, opt_state = carry
+        part, part_memory = batch, memory
+        if config.n_minibatches > 1:
+            part = jax.tree.map(lambda x: jnp.take(x, indices, axis=1), batch)
+            part_memory = jax.tree.map(lambda x: x[indices], memory)
+        (_, metrics), grads = jax.value_and_grad(
+            lambda p: loss(config, network, hyper, p, part_memory, part), has_aux=True
+        )(params)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = jax.tree.map(lambda p, u: p - hyper.lr * lr_scale * u, params, updates)
+        return (params, opt_state), metrics
+
+    n_examples = batch.reset.shape[1]
+
+    def epoch(carry, key):
+        order = jax.random.permutation(key, n_examples)
+        parts = order.reshape(config.n_minibatches, -1)
+        return jax.lax.scan(gradient_step, carry, parts)
+
+    (params, opt_state), metrics = jax.lax.scan(
+        epoch,
+        (learner.params, learner.opt_state),
+        jax.random.split(key, config.n_epochs),
+    )
+    learner = Learner(
+        params=params, opt_state=opt_state, n_updates=learner.n_updates + 1
+    )
+    return learner, jax.tree.map(jnp.mean, metrics)

@@ -1,0 +1,1 @@
+"""Environment design: curricula over levels, and the experiment that trains on them."""

@@ -1,0 +1,175 @@
+"""The environment-design algorithms by name: each is a set of settings.
+
+Published hyper-parameters stand in the `paper` preset with their source; `quick` is
+sized for minutes on a laptop's CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from rlgen.algos.ppo import PPOConfig
+from rlgen.algos.ued.curriculum import LevelReplay, ReplayConfig
+from rlgen.algos.ued.experiment import UED
+from rlgen.config import RunConfig
+from rlgen.networks import ActorCritic, NetworkConfig
+from rlgen.runner import SEED_AXIS_NAME, resolve_seed_axis
+
+
+@dataclasses.dataclass(frozen=True)
+class UEDConfig:
+    """Settings of an environment-design experiment.
+
+    Attributes:
+      ppo, network, replay: see their classes.
+      auto_reset: after an episode, "replay" its level or "resample" one of the batch.
+      continue_episodes: episodes go on across updates (needs "resample").
+      eval_episodes: episodes per held-out level in evaluations during training.
+    """
+
+    ppo: PPOConfig = PPOConfig()
+    network: NetworkConfig = NetworkConfig()
+    replay: ReplayConfig = ReplayConfig()
+    auto_reset: str = "replay"
+    continue_episodes: bool = False
+    eval_episodes: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class UEDAlgorithm:
+    """One registered algorithm: what it is, its settings, how to build it.
+
+    Attributes:
+      summary: one line for lists.
+      source: the paper.
+      settings: flat settings that make the algorithm what it is.
+      presets: further flat settings, by the preset's name.
+    """
+
+    summary: str
+    source: str
+    settings: Mapping[str, Any]
+    presets: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def config(self) -> UEDConfig:
+        """Settings before presets; what `settings` changes comes on top."""
+        return UEDConfig()
+
+    def build(self, run: RunConfig, env_config: Any, config: UEDConfig) -> UED:
+        """The experiment of these settings."""
+        env = env_config.make_env()
+        space = env_config.make_space()
+        vmapped = resolve_seed_axis(run.seed_axis) == "vmap"
+        return UED(
+            env=env,
+            space=space,
+            curriculum=LevelReplay(
+                space=space,
+                config=config.replay,
+                n_levels=config.ppo.n_envs,
+                seed_axis=SEED_AXIS_NAME if vmapped else None,
+            ),
+            network=ActorCritic(
+                env.observation_space, env.action_space, config.network
+            ),
+            config=config.ppo,
+            total_updates=run.n_updates,
+            auto_reset=config.auto_reset,
+            continue_episodes=config.continue_episodes,
+            eval_sets=env_config.eval_sets(),
+            eval_episodes=config.eval_episodes,
+            needs_oracle=config.replay.needs_oracle,
+        )
+
+
+# Minutes on two CPU cores. Chosen on the validation split (--eval-split validation).
+_QUICK: dict[str, Any] = {
+    "n_updates": 400,
+    "log_every": 10,
+    "n_envs": 64,
+    "n_steps": 256,
+    "n_epochs": 4,
+    "n_minibatches": 4,
+    "lr": 1e-3,
+    "anneal_lr": True,
+    "discount": 0.99,
+    "gae_lambda": 0.95,
+    "entropy_coef": 1e-2,
+    "core": "gru",
+    "core_size": 128,
+    "buffer_size": 1000,
+    "min_fill": 0.2,
+}
+
+# Maze settings of jaxued's maze_plr.py (Coward et al. 2024), which follow Jiang et
+# al. 2021 and Parker-Holder et al. 2022: 32 x 256 steps, 5 epochs, Adam 1e-4 annealed,
+# gamma 0.995, lambda 0.98, entropy 1e-3, LSTM 256, MaxMC, rank 0.3, staleness 0.3,
+# buffer 4000 half filled before the first replay, 30,000 updates (245.8 million steps).
+# Walls: 0 to 60 as in dcd's maze (60 blocks, uniform number).
+_PAPER: dict[str, Any] = {
+    "n_updates": 30_000,
+    "eval_every": 250,
+    "log_every": 10,
+    "n_envs": 32,
+    "n_steps": 256,
+    "n_epochs": 5,
+    "n_minibatches": 1,
+    "lr": 1e-4,
+    "anneal_lr": True,
+    "discount": 0.995,
+    "gae_lambda": 0.98,
+    "clip": 0.2,
+    "entropy_coef": 1e-3,
+    "torso": "conv",
+    "channels": 16,
+    "core": "lstm",
+    "core_size": 256,
+    "head_size": 32,
+    "eval_episodes": 10,
+}
+_PAPER_REPLAY: dict[str, Any] = {
+    "buffer_size": 4000,
+    "min_fill": 0.5,
+    "score": "maxmc",
+    "prioritization": "rank",
+    "temperature": 0.3,
+    "staleness": 0.3,
+    "replay_prob": 0.8,
+}
+
+DR = UEDAlgorithm(
+    summary="domain randomisation: a new random level for every environment and update",
+    source="Tobin et al. 2017",
+    settings={"replay_prob": 0.0},
+    presets={"quick": _QUICK, "paper": _PAPER},
+)
+
+PLR = UEDAlgorithm(
+    summary="prioritised level replay: new levels and replayed ones both train",
+    source="Jiang et al. 2021, Prioritized level replay",
+    settings={"replay_prob": 0.5, "train_on_new": True},
+    presets={"quick": _QUICK, "paper": _PAPER | _PAPER_REPLAY},
+)
+
+ROBUST_PLR = UEDAlgorithm(
+    summary="robust PLR: only replayed levels train, new ones are scored",
+    source="Jiang et al. 2021, Replay-guided adversarial environment design",
+    settings={"replay_prob": 0.5, "train_on_new": False},
+    presets={"quick": _QUICK, "paper": _PAPER | _PAPER_REPLAY},
+)
+
+ACCEL = UEDAlgorithm(
+    summary="ACCEL: robust PLR from empty mazes, with edits of replayed levels",
+    source="Parker-Holder et al. 2022",
+    settings={
+        "replay_prob": 0.8,
+        "train_on_new": False,
+        "edit_prob": 1.0,
+        "levels": "empty",
+        "heldout": "uniform",
+    },
+    presets={"quick": _QUICK, "paper": _PAPER | _PAPER_REPLAY},
+)

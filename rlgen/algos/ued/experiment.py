@@ -1,0 +1,301 @@
+"""Environment design as an experiment: a curriculum, rollouts, and PPO.
+
+One update draws a batch of levels, plays it, scores every level, tells the
+curriculum, and learns if the curriculum says so. A batch that only scores runs no
+backward pass and no second forward pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from rlgen import rollout as rollouts
+from rlgen.algos import ppo
+from rlgen.algos.ued import scores
+from rlgen.algos.ued.curriculum import ROLES, LevelDistribution
+from rlgen.env import Env, Replay, Resample, take
+from rlgen.errors import UserError
+from rlgen.evaluation import zero_shot
+from rlgen.experiment import EvalResult, Experiment, Metrics, all_finite
+from rlgen.levels import LevelSet, LevelSpace
+from rlgen.networks import ActorCritic
+from rlgen.rollout import RolloutState
+
+PyTree = Any
+
+AUTO_RESETS = ("replay", "resample")
+
+
+class UEDState(struct.PyTreeNode):
+    """Everything that one training run carries."""
+
+    learner: ppo.Learner
+    hyper: ppo.Hyperparameters
+    curriculum: PyTree
+    ongoing: RolloutState | None  # episodes that go on in the next update
+    ongoing_levels: PyTree  # the levels they are played on, [B, ...], or None
+    key: jax.Array
+    n_updates: jax.Array  # () int32
+
+
+@dataclasses.dataclass(frozen=True)
+class UED(Experiment[UEDState]):
+    """PPO on levels that a curriculum chooses.
+
+    Attributes:
+      env: the environment, without an auto-reset wrapper.
+      space: describes levels for the logs.
+      curriculum: chooses the levels; one level per environment and update.
+      network: the student.
+      config: PPO's settings.
+      total_updates: length of training, for annealing.
+      auto_reset: after an episode, "replay" its level, or "resample" one of the
+        batch's levels.
+      continue_episodes: episodes go on across updates instead of starting anew; only
+        with "resample".
+      eval_sets: held-out levels by name; they are only ever evaluated on.
+      eval_episodes: episodes per held-out level.
+      needs_oracle: whether the scores want the environment's best returns.
+    """
+
+    env: Env
+    space: LevelSpace
+    curriculum: LevelDistribution
+    network: ActorCritic
+    config: ppo.PPOConfig
+    total_updates: int
+    auto_reset: str = "replay"
+    continue_episodes: bool = False
+    eval_sets: dict[str, LevelSet] = dataclasses.field(default_factory=dict)
+    eval_episodes: int = 10
+    needs_oracle: bool = False
+
+    def __post_init__(self):
+        if self.auto_reset not in AUTO_RESETS:
+            raise UserError(
+                f"Unknown auto_reset {self.auto_reset!r}: choose replay or resample."
+            )
+        if self.continue_episodes and self.auto_reset != "resample":
+            raise UserError(
+                "continue_episodes needs auto_reset=resample: a replayed level is "
+                "played from its start."
+            )
+
+    @property
+    def env_steps_per_update(self) -> int:
+        return self.config.n_envs * self.config.n_steps
+
+    @property
+    def eval_labels(self) -> dict[str, tuple[str, ...]]:
+        return {name: s.labels for name, s in self.eval_sets.items()}
+
+    def init(self, key: jax.Array, hyper: ppo.Hyperparameters | None = None) -> UEDState:
+        """The state before training; `hyper` overrides the configured numbers."""
+        key, key_learner, key_curriculum, key_levels, key_start = jax.random.split(
+            key, 5
+        )
+        hyper = hyper or ppo.Hyperparameters.from_config(self.config)
+        ongoing, ongoing_levels = None, None
+        curriculum = self.curriculum.init(key_curriculum)
+        if self.continue_episodes:
+            curriculum, draw = self.curriculum.sample(
+                curriculum, key_levels, jax.random.key(0), self.config.n_envs
+            )
+            ongoing_levels = draw.batch.levels
+            ongoing = self._start(key_start, ongoing_levels)
+        return UEDState(
+            learner=ppo.init(key_learner, self.network, hyper),
+            hyper=hyper,
+            curriculum=curriculum,
+            ongoing=ongoing,
+            ongoing_levels=ongoing_levels,
+            key=key,
+            n_updates=jnp.int32(0),
+        )
+
+    def _wrapped(self) -> Replay | Resample:
+        wrapper = Replay if self.auto_reset == "replay" else Resample
+        return wrapper(self.env, keep_final_obs=self.config.time_limit == "bootstrap")
+
+    def _start(self, key: jax.Array, levels: PyTree) -> RolloutState:
+        """Environment i starts on level i."""
+        n_envs = self.config.n_envs
+        if self.auto_reset == "replay":
+            return rollouts.start(self._wrapped(), self.network, key, levels, n_envs)
+        wrapped = self._wrapped()
+        env_state, obs = jax.vmap(wrapped.reset_to, in_axes=(0, None, 0))(
+            jax.random.split(key, n_envs), levels, jnp.arange(n_envs, dtype=jnp.int32)
+        )
+        return RolloutState(
+            env_state=env_state,
+            obs=obs,
+            memory=self.network.initial_carry(n_envs),
+            reset=jnp.ones(n_envs, bool),
+        )
+
+    def update(self, state: UEDState) -> tuple[UEDState, Metrics]:
+        config, n_envs = self.config, self.config.n_envs
+        key, key_levels, key_start, key_roll, key_update, key_learn = (
+            jax.random.split(state.key, 6)
+        )
+        # The same in every seed, so decisions made with it stay real branches.
+        shared_key = jax.random.fold_in(jax.random.key(0), state.n_updates)
+        curriculum, draw = self.curriculum.sample(
+            state.curriculum, key_levels, shared_key, n_envs
+        )
+        levels, pool = draw.batch.levels, draw.batch.levels
+        if self.continue_episodes:
+            pool = jax.tree.map(
+                lambda old, new: jnp.concatenate([old, new]),
+                state.ongoing_levels,
+                levels,
+            )
+            start = state.ongoing
+        else:
+            start = self._start(key_start, levels)
+
+        params = state.learner.params
+        end, trajectory, last_value = rollouts.rollout(
+            self._wrapped(),
+            self.network,
+            params,
+            key_roll,
+            pool,
+            start,
+            config.n_steps,
+            levels_axis=0 if self.auto_reset == "replay" else None,
+            keep_memory=config.time_limit == "bootstrap",
+        )
+        advantage, target = ppo.advantages(
+            config, self.network, params, state.hyper, trajectory, last_value
+        )
+
+        feedback = self._score(state, draw, trajectory, advantage)
+        key_update, key_metrics = jax.random.split(key_update)
+        curriculum, batch_metrics = self.curriculum.update(
+            curriculum, key_update, draw, feedback
+        )
+
+        lr_scale = 1.0
+        if config.anneal_lr:
+            lr_scale = 1.0 - state.n_updates / self.total_updates
+
+        def learn(learner):
+            return ppo.update(
+                config,
+                self.network,
+                state.hyper,
+                learner,
+                start,
+                trajectory,
+                advantage,
+                target,
+                key_learn,
+                lr_scale,
+            )
+
+        def skip(learner):
+            return learner, {name: jnp.float32(jnp.nan) for name in ppo.METRICS}
+
+        learner, learn_metrics = jax.lax.cond(draw.trains, learn, skip, state.learner)
+
+        ongoing, ongoing_levels = None, None
+        if self.continue_episodes:
+            # The next pool begins with the levels now being played, one per slot.
+            ongoing_levels = take(pool, end.env_state.level_index)
+            ongoing = end.replace(
+                env_state=end.env_state.replace(
+                    level_index=jnp.arange(n_envs, dtype=jnp.int32)
+                )
+            )
+        metrics = self._metrics(trajectory, draw, learn_metrics)
+        metrics |= batch_metrics | self.curriculum.metrics(curriculum, key_metrics)
+        metrics["student_updates"] = learner.n_updates
+        is_finite = all_finite(learner.params)
+        is_finite &= ~draw.trains | jnp.isfinite(learn_metrics["loss"])
+        metrics["finite"] = is_finite
+        new_state = UEDState(
+            learner=learner,
+            hyper=state.hyper,
+            curriculum=curriculum,
+            ongoing=ongoing,
+            ongoing_levels=ongoing_levels,
+            key=key,
+            n_updates=state.n_updates + 1,
+        )
+        return new_state, {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
+
+    def _score(self, state, draw, trajectory, advantage) -> scores.Feedback:
+        n_envs = self.config.n_envs
+        batch = draw.batch
+        if self.auto_reset == "replay":
+            level_index = jnp.broadcast_to(
+                jnp.arange(n_envs, dtype=jnp.int32), trajectory.reward.shape
+            )
+        else:
+            level_index = trajectory.info["level_index"]
+        n_levels = n_envs
+        if self.continue_episodes:
+            # Episodes begun on older levels score nothing: their first steps are gone.
+            level_index = jnp.where(level_index < n_envs, n_envs, level_index - n_envs)
+            n_levels = n_envs + 1
+        optimal_return = None
+        if self.needs_oracle:
+            optimal_return = jax.vmap(self.env.optimal_return)(batch.levels)
+        best = self.curriculum.best_returns(state.curriculum, batch)
+        if n_levels > n_envs:
+            pad = [(0, n_levels - n_envs)]
+            best = jnp.pad(best, pad, constant_values=-jnp.inf)
+            if optimal_return is not None:
+                optimal_return = jnp.pad(optimal_return, pad)
+        feedback = scores.score(
+            self.curriculum.scores,
+            trajectory,
+            advantage,
+            level_index,
+            n_levels,
+            best,
+            optimal_return,
+        )
+        return jax.tree.map(lambda x: x[:n_envs], feedback)
+
+    def _metrics(self, trajectory, draw, learn_metrics) -> Metrics:
+        done = trajectory.done
+        n_done = jnp.sum(done)
+        features = jax.vmap(self.space.features)(draw.batch.levels)
+        returns = scores.episode_returns(trajectory.reward, done)
+
+        def per_episode(x):
+            return jnp.sum(jnp.where(done, x, 0.0)) / jnp.where(n_done, n_done, jnp.nan)
+
+        solve_rate = per_episode(trajectory.info["success"])
+        metrics = {
+            "role": draw.role,
+            "train_return": per_episode(returns),
+            "train_solve_rate": solve_rate,
+            "episodes": n_done,
+        }
+        metrics |= {
+            f"solve_rate_{name}": jnp.where(draw.role == role, solve_rate, jnp.nan)
+            for role, name in enumerate(ROLES)
+        }
+        metrics |= {f"level_{k}": jnp.nanmean(v) for k, v in features.items()}
+        return metrics | learn_metrics
+
+    def evaluate(self, state: UEDState, key: jax.Array) -> dict[str, EvalResult]:
+        return {
+            name: zero_shot.evaluate(
+                self.env,
+                self.network,
+                state.learner.params,
+                jax.random.fold_in(key, i),
+                level_set.levels,
+                self.eval_episodes,
+            )
+            for i, (name, level_set) in enumerate(sorted(self.eval_sets.items()))
+        }

@@ -1,0 +1,213 @@
+"""The command line: `rlgen VERB ...`. The only module that knows every package.
+
+Bad input ends with one sentence and exit code 2 before anything compiles; a signal
+saves a checkpoint and ends with 128 + its number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rlgen import registry
+from rlgen.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not args or args[0] in ("-h", "--help"):
+            print(_usage())
+            return 0 if args else 2
+        verb = VERBS.get(args[0])
+        if verb is None:
+            near = difflib.get_close_matches(args[0], VERBS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(VERBS)}."
+            raise UserError(f"Unknown command {args[0]}: {hint}")
+        return verb(args[1:]) or 0
+    except UserError as error:
+        print(f"rlgen: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output (less, head) has gone
+        return 0
+
+
+def _usage() -> str:
+    lines = ["usage: rlgen COMMAND ...", "", "commands:"]
+    for name, verb in VERBS.items():
+        summary = (verb.__doc__ or "").splitlines()[0]
+        lines.append(f"  {name:8} {summary}")
+    lines += ["", "`rlgen COMMAND --help` tells more."]
+    return "\n".join(lines)
+
+
+def _train(args: Sequence[str]) -> int:
+    """Train an algorithm, evaluate it on held-out levels and draw pictures."""
+    first = argparse.ArgumentParser(
+        prog="rlgen train",
+        add_help=False,
+        allow_abbrev=False,
+        usage="rlgen train ALGORITHM [--env ENV] [--preset PRESET] [--config FILE] ...",
+    )
+    first.add_argument("--env", default="maze")
+    first.add_argument("--preset", default="")
+    first.add_argument("--config", default="")
+    if not args or args[0] in ("-h", "--help"):
+        first.print_usage()
+        print("algorithms:", ", ".join(registry.names(registry.ALGORITHMS)))
+        return 0 if args else 2
+    algorithm, rest = args[0], args[1:]
+    known, flags = first.parse_known_args(rest)
+
+    from rlgen import config as configs
+    from rlgen import training
+
+    file_settings = configs.read_yaml(known.config) if known.config else {}
+    config = training.make_config(
+        algorithm, known.env, known.preset, file_settings, known.config
+    )
+    config = _parse_flags(config, flags, f"rlgen train {algorithm}")
+    print(configs.to_yaml(config), file=sys.stderr)
+    return _run_training(config)
+
+
+def _run_training(config: Any) -> int:
+    from rlgen import runner, training
+    from rlgen.evaluation import report
+
+    try:
+        store = training.run_training(config)
+    except runner.Preempted as stop:
+        print(
+            f"rlgen: {stop}; run the same command again to continue.", file=sys.stderr
+        )
+        return 128 + stop.signum
+    report.print_summary(config, store)
+    return 0
+
+
+def _parse_flags(config: Any, flags: Sequence[str], prog: str) -> Any:
+    """Overrides settings by flags: every leaf of the tree is one hyphenated flag."""
+    import tyro
+
+    groups = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if dataclasses.is_dataclass(getattr(config, field.name))
+    }
+    holder = dataclasses.make_dataclass(
+        "Settings", [(name, type(value)) for name, value in groups.items()], frozen=True
+    )
+    parsed = tyro.cli(
+        holder,
+        prog=prog,
+        default=holder(**groups),
+        args=list(flags),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+    )
+    return dataclasses.replace(
+        config, **{name: getattr(parsed, name) for name in groups}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOptions:
+    """How a trained run is evaluated.
+
+    Attributes:
+      episodes: episodes per held-out level.
+      levels: level files (.npz) to play too, or instead with --only-files.
+      named: play the named levels of every size.
+      robustness: number of solvable random levels for the mean and CVaR; 0 for none.
+      seed: seed of the evaluation.
+    """
+
+    episodes: int = 10
+    levels: tuple[str, ...] = ()
+    named: bool = True
+    robustness: int = 0
+    seed: int = 0
+
+
+def _eval(args: Sequence[str]) -> int:
+    """Evaluate a run on held-out, named and random levels."""
+    import tyro
+
+    if not args or args[0] in ("-h", "--help"):
+        tyro.cli(EvalOptions, prog="rlgen eval RUN", args=["--help"])
+    options = tyro.cli(
+        EvalOptions,
+        prog="rlgen eval RUN",
+        args=list(args[1:]),
+        config=(tyro.conf.FlagConversionOff,),
+    )
+    from rlgen.evaluation import report
+    from rlgen.training import load_run
+
+    config, store = load_run(args[0])
+    report.evaluate_run(config, store, **dataclasses.asdict(options))
+    return 0
+
+
+def _levels(args: Sequence[str]) -> int:
+    """Print, draw and save levels of an environment."""
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: rlgen levels ENV [--named] [--n N] [--split S] [--save FILE] ...")
+        print("environments:", ", ".join(registry.names(registry.ENVS)))
+        return 0 if args else 2
+    env_type = registry.load(registry.ENVS, args[0])
+    from rlgen.evaluation import level_tool
+
+    level_tool.run(args[0], env_type, args[1:])
+    return 0
+
+
+def _bench(args: Sequence[str]) -> int:
+    """Measure environment, training and level buffer on this machine; write JSON."""
+    from rlgen import bench
+
+    return bench.main(args)
+
+
+def _ls(args: Sequence[str]) -> int:
+    """List algorithms, environments and runs."""
+    parser = argparse.ArgumentParser(prog="rlgen ls", description=_ls.__doc__)
+    parser.add_argument("--out", default="runs", help="folder of the runs")
+    options = parser.parse_args(args)
+    from pathlib import Path
+
+    from rlgen.store import RunStore
+
+    print("algorithms:")
+    for name in registry.names(registry.ALGORITHMS):
+        entry = registry.load(registry.ALGORITHMS, name)
+        print(f"  {name:12} {entry.summary} ({entry.source})")
+    print("environments:", ", ".join(registry.names(registry.ENVS)))
+    runs = sorted(Path(options.out).glob("*/run.json"))
+    if runs:
+        print("runs:")
+    for path in runs:
+        run = RunStore(path.parent).read_run()
+        print(
+            f"  {path.parent}  {run.get('status', '?')}  "
+            f"{run.get('env_steps', 0):,} steps  {run.get('wall_s', 0):,.0f} s"
+        )
+    return 0
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "eval": _eval,
+    "levels": _levels,
+    "bench": _bench,
+    "ls": _ls,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

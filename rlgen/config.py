@@ -1,0 +1,194 @@
+"""Configurations: frozen dataclasses, flat keys, presets, YAML and hashes.
+
+A configuration is a tree of frozen dataclasses whose leaves have names that are
+unique in the whole tree. So every knob has one flat name: a flag on the command
+line, a key in YAML, a key in a preset. Imports no jax.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from rlgen.errors import UserError
+
+ConfigT = TypeVar("ConfigT")
+
+#: `field(metadata=NOT_HASHED)` marks what does not change a run's results.
+NOT_HASHED = {"hash": False}
+
+
+def flatten(config: Any, *, hashed_only: bool = False) -> dict[str, Any]:
+    """All leaves by their flat names, in the order of their definition.
+
+    Raises:
+      TypeError: two leaves share a name (a defect of the configuration classes).
+    """
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if hashed_only and not field.metadata.get("hash", True):
+            continue
+        if dataclasses.is_dataclass(value):
+            inner = flatten(value, hashed_only=hashed_only)
+        else:
+            inner = {field.name: value}
+        clash = flat.keys() & inner.keys()
+        if clash:
+            raise TypeError(f"Two settings share the name {sorted(clash)[0]}.")
+        flat |= inner
+    return flat
+
+
+def override(config: ConfigT, values: Mapping[str, Any], source: str) -> ConfigT:
+    """The configuration with some leaves replaced, by flat name.
+
+    Args:
+      source: where the values are from, for messages ("preset quick", a file).
+
+    Raises:
+      UserError: an unknown name (with a suggestion) or a value of another type.
+    """
+    known = flatten(config)
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "see --help for all of them."
+            raise UserError(f"Unknown setting {name} in {source}: {hint}")
+    return _replace(config, values, source)
+
+
+def _replace(config: Any, values: Mapping[str, Any], source: str) -> Any:
+    changes = {}
+    for field in dataclasses.fields(config):
+        old = getattr(config, field.name)
+        if dataclasses.is_dataclass(old):
+            new = _replace(old, values, source)
+        elif field.name in values:
+            new = _checked(field.name, old, values[field.name], source)
+        else:
+            continue
+        if new is not old:
+            changes[field.name] = new
+    return dataclasses.replace(config, **changes) if changes else config
+
+
+def _checked(name: str, old: Any, new: Any, source: str) -> Any:
+    """Lets integers stand for floats; refuses any other change of type."""
+    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
+        return float(new)
+    if isinstance(old, float) and isinstance(new, str):
+        # YAML reads 1e-4 as text (it wants 1.0e-4); people write it all the time.
+        try:
+            return float(new)
+        except ValueError:
+            pass
+    # Settings of several types (None by default, a number or a word) pass as they
+    # are: the dataclass checks them itself.
+    plain = (bool, int, float, str)
+    if (
+        type(old) in plain
+        and type(new) is not type(old)
+        and not (isinstance(old, int | str) and type(new) in (int, str))
+    ) or (isinstance(old, bool) != isinstance(new, bool) and type(old) in plain):
+        raise UserError(
+            f"Setting {name} in {source} is {new!r}, but must be of type "
+            f"{type(old).__name__}."
+        )
+    return tuple(new) if isinstance(old, tuple) and isinstance(new, list) else new
+
+
+def config_hash(config: Any) -> str:
+    """Ten hexadecimal digits that identify what a run computes.
+
+    Leaves marked `NOT_HASHED` (logging, paths) do not count.
+    """
+    flat = flatten(config, hashed_only=True)
+    text = json.dumps(flat, sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def to_yaml(config: Any) -> str:
+    """The flat settings as YAML, in the order of their definition."""
+    flat = {k: list(v) if isinstance(v, tuple) else v for k, v in flatten(config).items()}
+    return yaml.safe_dump(flat, sort_keys=False)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Flat settings from a YAML file.
+
+    Raises:
+      UserError: no such file, or not a mapping of settings.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"There is no settings file {path}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = str(error).splitlines()[0]
+        raise UserError(f"{path} is not valid YAML ({line}): mend it.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold `setting: value` lines.")
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """How an experiment is run, whatever it is.
+
+    Attributes:
+      seed: the first seed; seed i of a run is seed + i, as if it ran alone.
+      seeds: how many independent seeds run in this process.
+      n_updates: length of training, in updates (one batch of rollouts each).
+      eval_every: updates between evaluations on held-out levels; 0 for the end only.
+      seed_axis: seeds one after another ("map"), together ("vmap"), or "auto": map on
+        a CPU, where vmap is about twice as slow, and vmap elsewhere.
+      log_every: updates per compiled chunk and per row of metrics.
+      checkpoint_every_s: seconds between checkpoints.
+      out: folder of all runs.
+      run_dir: directory of this run; empty for one named by the settings' hash.
+      wandb: "off", "offline" or "online".
+      wandb_project: project of the wandb run.
+      progress: show a progress bar.
+      pictures: draw curves, levels and the agent at the end.
+    """
+
+    seed: int = 0
+    seeds: int = 1
+    n_updates: int = 1000
+    eval_every: int = 0
+    seed_axis: str = "auto"
+    log_every: int = dataclasses.field(default=10, metadata=NOT_HASHED)
+    checkpoint_every_s: float = dataclasses.field(default=60.0, metadata=NOT_HASHED)
+    out: str = dataclasses.field(default="runs", metadata=NOT_HASHED)
+    run_dir: str = dataclasses.field(default="", metadata=NOT_HASHED)
+    wandb: str = dataclasses.field(default="off", metadata=NOT_HASHED)
+    wandb_project: str = dataclasses.field(default="rlgen", metadata=NOT_HASHED)
+    progress: bool = dataclasses.field(default=True, metadata=NOT_HASHED)
+    pictures: bool = dataclasses.field(default=True, metadata=NOT_HASHED)
+
+    def __post_init__(self):
+        if min(self.seeds, self.n_updates, self.log_every) < 1 or self.eval_every < 0:
+            raise UserError(
+                "seeds, n_updates and log_every must be at least 1, eval_every at "
+                "least 0."
+            )
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}: choose 0 or more.")
+        for value, known, name in (
+            (self.seed_axis, ("auto", "map", "vmap"), "seed_axis"),
+            (self.wandb, ("off", "offline", "online"), "wandb"),
+        ):
+            if value not in known:
+                raise UserError(
+                    f"Unknown {name} {value!r}: choose {', '.join(known)}."
+                )

@@ -1,0 +1,1 @@
+"""Environment families: levels, dynamics, rendering and named level sets."""

@@ -1,0 +1,387 @@
+"""Families of mazes: what they share, and how each lays its walls.
+
+A family only says how walls are laid (`layout`); start, goal, direction, solvable
+levels, edits, hashes and text are the same for all of them.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlgen.errors import UserError
+from rlgen.envs.maze import paths
+from rlgen.envs.maze.env import MazeLevel
+from rlgen.envs.maze.mutators import Mutator, pick_cell
+from rlgen.levels import LevelFileError, LevelSpace, resample_until
+
+# Text form: one character a cell; the agent's character says where it looks.
+WALL_CHAR, EMPTY_CHAR, GOAL_CHAR = "#", ".", "G"
+AGENT_CHARS = ">v<^"
+
+# After this many unsolvable draws a way is carved from start to goal instead.
+_SOLVABLE_TRIES = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class MazeLevels(LevelSpace[MazeLevel]):
+    """What every family of mazes shares.
+
+    Attributes:
+      height, width: cells without the border.
+      solvable: sample solvable levels only, by rejection; a draw that fails 64
+        times gets an L-shaped way carved from start to goal.
+      mutator: how `mutate` edits a level.
+    """
+
+    height: int = 13
+    width: int = 13
+    solvable: bool = False
+    mutator: Mutator = Mutator()
+
+    @abc.abstractmethod
+    def layout(self, key: jax.Array) -> jax.Array:
+        """Lays the walls: bool[H, W] with at least two free cells."""
+
+    def sample(self, key: jax.Array) -> MazeLevel:
+        if not self.solvable:
+            return self._draw(key)
+        level = resample_until(self._draw, self.valid, key, _SOLVABLE_TRIES)
+        return level.replace(
+            walls=jnp.where(
+                self.valid(level),
+                level.walls,
+                level.walls & ~_l_path(level.walls.shape, level.start, level.goal),
+            )
+        )
+
+    def _draw(self, key: jax.Array) -> MazeLevel:
+        key_walls, key_goal, key_start, key_direction = jax.random.split(key, 4)
+        walls = self.layout(key_walls)
+        goal = pick_cell(key_goal, ~walls)
+        start = pick_cell(key_start, (~walls).at[goal[0], goal[1]].set(False))
+        direction = jax.random.randint(key_direction, (), 0, 4, jnp.int32)
+        return MazeLevel(walls=walls, goal=goal, start=start, direction=direction)
+
+    def valid(self, level: MazeLevel) -> jax.Array:
+        return paths.path_length(level.walls, level.start, level.goal) > 0
+
+    def features(self, level: MazeLevel) -> dict[str, jax.Array]:
+        """Number of walls, shortest path (moves; NaN without one), solvable (0/1)."""
+        length = paths.path_length(level.walls, level.start, level.goal)
+        return {
+            "n_walls": jnp.sum(level.walls, dtype=jnp.float32),
+            "path_length": jnp.where(length > 0, length, jnp.nan).astype(jnp.float32),
+            "solvable": (length > 0).astype(jnp.float32),
+        }
+
+    def mutate(self, key: jax.Array, level: MazeLevel) -> MazeLevel:
+        return self.mutator(key, level)
+
+    def hash(self, level: MazeLevel) -> jax.Array:
+        """Sum of a fixed random word per wall, goal, start and direction (Zobrist).
+
+        Sums instead of exclusive ors vectorise as a reduction; words are 2 x 32
+        bits because 64-bit integers are off in JAX by default.
+        """
+        table = jnp.asarray(_hash_table(self.height, self.width))
+        n_cells = self.height * self.width
+        walls, goals, starts = (table[i * n_cells : (i + 1) * n_cells] for i in range(3))
+        directions = table[3 * n_cells :]
+        wall_words = jnp.where(level.walls.reshape(-1)[:, None], walls, 0)
+        return (
+            jnp.sum(wall_words, axis=0, dtype=jnp.uint32)
+            + goals[level.goal[0] * self.width + level.goal[1]]
+            + starts[level.start[0] * self.width + level.start[1]]
+            + directions[level.direction]
+        )
+
+    def to_str(self, level: MazeLevel) -> str:
+        cells = np.where(np.asarray(level.walls), WALL_CHAR, EMPTY_CHAR)
+        cells[tuple(np.asarray(level.goal))] = GOAL_CHAR
+        cells[tuple(np.asarray(level.start))] = AGENT_CHARS[int(level.direction)]
+        return "\n".join("".join(row) for row in cells) + "\n"
+
+    def from_str(self, text: str) -> MazeLevel:
+        level = parse_maze(text)
+        if level.walls.shape != (self.height, self.width):
+            height, width = level.walls.shape
+            raise LevelFileError(
+                f"The level is {height}x{width}, but this environment needs "
+                f"{self.height}x{self.width}: set height and width to match it."
+            )
+        return level
+
+    def example(self) -> MazeLevel:
+        return MazeLevel(
+            walls=np.zeros((self.height, self.width), bool),
+            goal=np.array([self.height - 1, self.width - 1], np.int32),
+            start=np.zeros(2, np.int32),
+            direction=np.int32(0),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class UniformWalls(MazeLevels):
+    """Walls on distinct cells chosen uniformly, their number uniform in a range.
+
+    The family of Dennis et al. 2020 (PAIRED) and its successors, without their
+    repeated draws of one cell.
+    """
+
+    min_walls: int = 0
+    max_walls: int = 60
+
+    def __post_init__(self):
+        room = self.height * self.width - 2
+        if not 0 <= self.min_walls <= self.max_walls <= room:
+            raise UserError(
+                f"{self.min_walls} to {self.max_walls} walls do not fit a "
+                f"{self.height}x{self.width} maze: choose 0 <= min_walls <= max_walls "
+                f"<= {room}."
+            )
+
+    def layout(self, key: jax.Array) -> jax.Array:
+        key_count, key_cells = jax.random.split(key)
+        count = jax.random.randint(
+            key_count, (), self.min_walls, self.max_walls + 1, jnp.int32
+        )
+        order = jax.random.permutation(key_cells, self.height * self.width)
+        return (order < count).reshape(self.height, self.width)
+
+
+@dataclasses.dataclass(frozen=True)
+class Empty(MazeLevels):
+    """No walls at all: where ACCEL starts (Parker-Holder et al. 2022)."""
+
+    def layout(self, key: jax.Array) -> jax.Array:
+        del key
+        return jnp.zeros((self.height, self.width), bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerfectMaze(MazeLevels):
+    """A spanning tree of corridors: exactly one way between any two free cells.
+
+    Rooms stand on even rows and columns (height and width are odd); depth-first
+    search with random turns opens the walls between them.
+    """
+
+    def __post_init__(self):
+        if self.height % 2 == 0 or self.width % 2 == 0:
+            raise UserError(
+                f"A perfect maze of {self.height}x{self.width} is not possible: "
+                "choose an odd height and width."
+            )
+
+    def layout(self, key: jax.Array) -> jax.Array:
+        rows, cols = (self.height + 1) // 2, (self.width + 1) // 2
+        n_rooms = rows * cols
+        moves = jnp.array([[0, 1], [1, 0], [0, -1], [-1, 0]], jnp.int32)
+        key_first, key_turns = jax.random.split(key)
+        first = jax.random.randint(key_first, (), 0, n_rooms, jnp.int32)
+        # Depth-first search visits each edge of the tree twice.
+        n_turns = 2 * n_rooms
+        luck = jax.random.uniform(key_turns, (n_turns, 4))
+
+        def turn(carry, luck):
+            walls, visited, stack, depth = carry
+            here = stack[depth]
+            at = jnp.stack([here // cols, here % cols])
+            there = at + moves
+            inside = jnp.all((there >= 0) & (there < jnp.array([rows, cols])), axis=1)
+            room = jnp.where(inside, there[:, 0] * cols + there[:, 1], 0)
+            unseen = inside & ~visited[room]
+            choice = jnp.argmax(jnp.where(unseen, luck, -1.0))
+            advances = jnp.any(unseen)
+            between = 2 * at + moves[choice]
+            goes_to = jnp.where(advances, room[choice], here)
+            # Writes that change nothing stand in for a branch: cells already open
+            # are opened again when the search steps back.
+            opened = jnp.where(advances, between, 2 * at)
+            walls = walls.at[opened[0], opened[1]].set(False)
+            visited = visited.at[goes_to].set(True)
+            depth = jnp.where(advances, depth + 1, jnp.maximum(depth - 1, 0))
+            stack = stack.at[depth].set(jnp.where(advances, goes_to, stack[depth]))
+            return (walls, visited, stack, depth), None
+
+        walls = jnp.ones((self.height, self.width), bool).at[::2, ::2].set(False)
+        visited = jnp.zeros(n_rooms, bool).at[first].set(True)
+        stack = jnp.zeros(n_rooms + 1, jnp.int32).at[0].set(first)
+        (walls, *_), _ = jax.lax.scan(
+            turn, (walls, visited, stack, jnp.int32(0)), luck
+        )
+        return walls
+
+
+@dataclasses.dataclass(frozen=True)
+class Rooms(MazeLevels):
+    """A grid of rooms, each shared wall with a door at a random place.
+
+    Attributes:
+      rooms_per_side: rooms in each direction; a side must hold them with walls
+        between.
+      door_probability: chance that a shared wall has its door.
+    """
+
+    rooms_per_side: int = 3
+    door_probability: float = 0.8
+
+    def __post_init__(self):
+        if min(self.height, self.width) < 2 * self.rooms_per_side - 1:
+            raise UserError(
+                f"{self.rooms_per_side} rooms per side do not fit a "
+                f"{self.height}x{self.width} maze: choose fewer rooms."
+            )
+        if not 0.0 <= self.door_probability <= 1.0:
+            raise UserError(
+                f"door_probability is {self.door_probability}: choose 0 to 1."
+            )
+
+    def layout(self, key: jax.Array) -> jax.Array:
+        rows, cols = (_room_lines(n, self.rooms_per_side) for n in self._size)
+        key_rows, key_cols = jax.random.split(key)
+        across = self._doors(key_rows, rows, cols, self.width)
+        down = self._doors(key_cols, cols, rows, self.height)
+        walls = np.zeros(self._size, bool)
+        walls[rows, :] = True
+        walls[:, cols] = True
+        walls = jnp.asarray(walls)
+        walls = walls.at[rows, :].set(walls[rows, :] & ~across)
+        return walls.at[:, cols].set(walls[:, cols] & ~down.T)
+
+    @property
+    def _size(self):
+        return self.height, self.width
+
+    def _doors(self, key, lines, cross_lines, length):
+        """Doors in each wall line: bool[n lines, length], at most one per segment."""
+        edges = np.concatenate([[-1], cross_lines, [length]])
+        segment = np.searchsorted(cross_lines, np.arange(length), side="right")
+        first, size = edges[:-1] + 1, np.diff(edges) - 1
+        key_place, key_exists = jax.random.split(key)
+        shape = (len(lines), len(size))
+        place = first + jnp.floor(jax.random.uniform(key_place, shape) * size)
+        exists = jax.random.bernoulli(key_exists, self.door_probability, shape)
+        return (place[:, segment] == np.arange(length)) & exists[:, segment]
+
+
+def _room_lines(length: int, n_rooms: int) -> np.ndarray:
+    """Where the walls between `n_rooms` rooms stand on a side of `length` cells."""
+    return np.linspace(-1, length, n_rooms + 1).round().astype(int)[1:-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Caves(MazeLevels):
+    """Cellular-automaton caves: random fill, then smoothing by majority.
+
+    A cell becomes wall when at least five of the nine cells around and under it
+    are walls (the 4-5 rule); the border counts as wall.
+    """
+
+    fill: float = 0.42
+    smoothing_steps: int = 3
+
+    def __post_init__(self):
+        if not 0.0 <= self.fill <= 1.0:
+            raise UserError(f"fill is {self.fill}: choose 0 to 1.")
+
+    def layout(self, key: jax.Array) -> jax.Array:
+        walls = jax.random.bernoulli(key, self.fill, (self.height, self.width))
+        for _ in range(self.smoothing_steps):
+            padded = jnp.pad(walls, 1, constant_values=True).astype(jnp.int32)
+            around = jax.lax.reduce_window(
+                padded, 0, jax.lax.add, (3, 3), (1, 1), "VALID"
+            )
+            walls = around >= 5
+        # A cave that closed entirely would leave no room for start and goal.
+        middle = jnp.zeros_like(walls)
+        row, col = self.height // 2, self.width // 2
+        middle = middle.at[row, max(col - 1, 0) : col + 1].set(True)
+        return walls & ~(middle & (jnp.sum(~walls) < 2))
+
+
+FAMILIES: dict[str, type[MazeLevels]] = {
+    "uniform": UniformWalls,
+    "perfect": PerfectMaze,
+    "rooms": Rooms,
+    "caves": Caves,
+    "empty": Empty,
+}
+
+
+def parse_maze(text: str) -> MazeLevel:
+    """Reads a maze of any size from its text form.
+
+    Raises:
+      LevelFileError: ragged rows, unknown characters, or not exactly one goal and
+        one agent.
+    """
+    rows = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    if not rows:
+        raise LevelFileError("The level is empty: draw it with the characters #.G>v<^.")
+    if len({len(row) for row in rows}) > 1:
+        raise LevelFileError(
+            "The rows of the level differ in length: pad the short ones with #."
+        )
+    cells = np.array([list(row) for row in rows])
+    known = {WALL_CHAR, EMPTY_CHAR, GOAL_CHAR, *AGENT_CHARS}
+    unknown = sorted(set(cells.reshape(-1)) - known)
+    if unknown:
+        raise LevelFileError(
+            f"The level has the unknown character {unknown[0]!r}: use only #.G>v<^."
+        )
+    goals = np.argwhere(cells == GOAL_CHAR)
+    agents = np.argwhere(np.isin(cells, list(AGENT_CHARS)))
+    if len(goals) != 1:
+        raise LevelFileError(
+            f"The level has {len(goals)} goals: mark exactly one cell with G."
+        )
+    if len(agents) != 1:
+        raise LevelFileError(
+            f"The level has {len(agents)} agents: mark exactly one cell with one of "
+            "> v < ^."
+        )
+    start = agents[0]
+    return MazeLevel(
+        walls=cells == WALL_CHAR,
+        goal=goals[0].astype(np.int32),
+        start=start.astype(np.int32),
+        direction=np.int32(AGENT_CHARS.index(cells[tuple(start)])),
+    )
+
+
+def _l_path(shape: tuple[int, int], start: jax.Array, goal: jax.Array) -> jax.Array:
+    """Cells along the start's row and then the goal's column. bool[H, W]."""
+    rows = jnp.arange(shape[0])[:, None]
+    cols = jnp.arange(shape[1])[None, :]
+    low, high = jnp.minimum(start, goal), jnp.maximum(start, goal)
+    in_row = (rows == start[0]) & (cols >= low[1]) & (cols <= high[1])
+    in_col = (cols == goal[1]) & (rows >= low[0]) & (rows <= high[0])
+    return in_row | in_col
+
+
+@functools.cache
+def _hash_table(height: int, width: int) -> np.ndarray:
+    """Random words uint32[3 H W + 4, 2] by splitmix64 (Steele et al. 2014).
+
+    Written out because stored hashes must mean the same for ever, on any machine
+    and under any version of a random number library.
+    """
+    n_words = 3 * height * width + 4
+    with np.errstate(over="ignore"):
+        seed = np.uint64(height * 65536 + width) << np.uint64(20)
+        z = (seed + np.arange(1, n_words + 1, dtype=np.uint64)) * np.uint64(
+            0x9E3779B97F4A7C15
+        )
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    return np.stack([z >> np.uint64(32), z & np.uint64(0xFFFFFFFF)], -1).astype(
+        np.uint32
+    )

@@ -1,0 +1,32 @@
+"""What a cell of a grid can hold, and its colour in pictures."""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+
+
+class Tile(enum.IntEnum):
+    """Tile indices as they stand in observations."""
+
+    UNSEEN = 0
+    EMPTY = 1
+    WALL = 2
+    GOAL = 3
+    AGENT = 4  # only in the full view: an egocentric view never shows the agent
+
+
+N_TILES = len(Tile)
+
+# Colour-blind safe: floor, walls and goal differ in lightness as well as in hue.
+TILE_COLOURS = np.array(
+    [
+        [60, 60, 70],  # UNSEEN
+        [246, 244, 238],  # EMPTY
+        [58, 66, 84],  # WALL
+        [42, 157, 103],  # GOAL
+        [214, 73, 51],  # AGENT
+    ],
+    np.uint8,
+)

@@ -1,0 +1,1 @@
+"""Zero-shot evaluation, statistics, reports and pictures."""

@@ -1,0 +1,111 @@
+"""Zero-shot evaluation: play fixed levels with a fixed policy, count every episode.
+
+Episodes of very different lengths share a few environment slots: when one ends, its
+slot goes on with the next episode of its queue. So the cost is the number of steps
+really played, not the number of episodes times the time limit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlgen import distributions
+from rlgen.env import Env, select, take
+from rlgen.experiment import EvalResult
+from rlgen.networks import ActorCritic
+
+PyTree = Any
+
+
+def evaluate(
+    env: Env,
+    network: ActorCritic,
+    params: PyTree,
+    key: jax.Array,
+    levels: PyTree,
+    n_episodes: int,
+    *,
+    n_slots: int = 256,
+    greedy: bool = False,
+) -> EvalResult:
+    """Plays `n_episodes` episodes on each of L levels.
+
+    Args:
+      env: without an auto-reset wrapper.
+      levels: stacked on a leading axis L.
+      n_slots: episodes played side by side (at most; fewer if there are fewer).
+      greedy: take the likeliest action instead of a sample.
+
+    Returns:
+      results [L, n_episodes]; success and length of an episode do not depend on
+      which slot played it, only on the key.
+    """
+    n_levels = jax.tree.leaves(levels)[0].shape[0]
+    n_items = n_levels * n_episodes
+    levels = jax.tree.map(jnp.asarray, levels)
+    n_slots = min(n_slots, n_items)
+
+    def begin(key, item):
+        level = take(levels, jnp.minimum(item, n_items - 1) // n_episodes)
+        return env.reset(key, level)
+
+    def unfinished(carry):
+        return jnp.any(carry[1] < n_items)
+
+    def step(carry):
+        key, item, env_state, obs, memory, reset, total, length, results = carry
+        key, key_act, key_env, key_reset = jax.random.split(key, 4)
+        memory, raw, _ = network.step(params, memory, obs, reset)
+        policy = distributions.distribution(network.action_space, raw)
+        action = policy.mode() if greedy else policy.sample(seed=key_act)
+        level = take(levels, jnp.minimum(item, n_items - 1) // n_episodes)
+        step = jax.vmap(env.step)(
+            jax.random.split(key_env, n_slots), level, env_state, action
+        )
+        total, length = total + step.reward, length + 1
+        done = step.done
+        # Slots without work left write past the end, where scatters drop it.
+        at = jnp.where(done, item, n_items)
+        results = (
+            results[0].at[at].set(total, mode="drop"),
+            results[1].at[at].set(step.info["success"], mode="drop"),
+            results[2].at[at].set(length, mode="drop"),
+        )
+        item = jnp.where(done, item + n_slots, item)
+        first_state, first_obs = jax.vmap(begin)(
+            jax.random.split(key_reset, n_slots), item
+        )
+        env_state = jax.vmap(select)(done, first_state, step.state)
+        obs = jax.vmap(select)(done, first_obs, step.obs)
+        total = jnp.where(done, 0.0, total)
+        length = jnp.where(done, 0, length)
+        return key, item, env_state, obs, memory, done, total, length, results
+
+    key, key_reset = jax.random.split(key)
+    item = jnp.arange(n_slots, dtype=jnp.int32)
+    env_state, obs = jax.vmap(begin)(jax.random.split(key_reset, n_slots), item)
+    carry = (
+        key,
+        item,
+        env_state,
+        obs,
+        network.initial_carry(n_slots),
+        jnp.ones(n_slots, bool),
+        jnp.zeros(n_slots, jnp.float32),
+        jnp.zeros(n_slots, jnp.int32),
+        (
+            jnp.zeros(n_items, jnp.float32),
+            jnp.zeros(n_items, bool),
+            jnp.zeros(n_items, jnp.int32),
+        ),
+    )
+    *_, (returns, success, length) = jax.lax.while_loop(unfinished, step, carry)
+    shape = (n_levels, n_episodes)
+    return EvalResult(
+        returns=returns.reshape(shape),
+        success=success.reshape(shape),
+        length=length.reshape(shape),
+    )

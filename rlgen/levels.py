@@ -1,0 +1,325 @@
+"""Levels are data: families that sample them, sets that hold them, splits that keep.
+
+A `LevelSpace` samples, checks, describes, edits, hashes and prints the levels of one
+family, all jittable with fixed shapes. A `LevelSet` is a stacked batch of levels
+with hashes, split and provenance that travels through `.npz` files.
+
+Splits are by hash: a level belongs to train, validation or test for ever, whoever
+samples it, so held-out levels stay unseen however long a generator runs.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlgen.env import take
+from rlgen.errors import UserError
+from rlgen.files import write_atomically
+
+LevelT = TypeVar("LevelT")
+
+# Twentieths of the hash space: 1/20 validation, 1/20 test, the rest train.
+SPLITS = ("train", "validation", "test")
+_N_BUCKETS = 20
+_BUCKETS = {"validation": 0, "test": 1}
+
+# A share 1/20 to 19/20 of samples falls into a split, so this many tries miss it
+# with a probability below 1e-20.
+_MAX_TRIES = 1000
+
+
+class LevelFileError(UserError):
+    """A level file that cannot be used; the message says what to do."""
+
+
+class LevelSpace(abc.ABC, Generic[LevelT]):
+    """A family of levels. Implementations are frozen dataclasses, all jittable."""
+
+    @abc.abstractmethod
+    def sample(self, key: jax.Array) -> LevelT:
+        """Generates one level."""
+
+    @abc.abstractmethod
+    def valid(self, level: LevelT) -> jax.Array:
+        """Whether the level can be solved. () bool."""
+
+    @abc.abstractmethod
+    def features(self, level: LevelT) -> dict[str, jax.Array]:
+        """Scalars that describe a level, for logs. float32[] each."""
+
+    @abc.abstractmethod
+    def mutate(self, key: jax.Array, level: LevelT) -> LevelT:
+        """Edits a level; the result differs from it."""
+
+    @abc.abstractmethod
+    def hash(self, level: LevelT) -> jax.Array:
+        """64 bits that identify the level: uint32[2]."""
+
+    @abc.abstractmethod
+    def to_str(self, level: LevelT) -> str:
+        """The level as text that `from_str` reads back."""
+
+    @abc.abstractmethod
+    def from_str(self, text: str) -> LevelT:
+        """Reads a level from text; raises `LevelFileError` on what it cannot read."""
+
+    @abc.abstractmethod
+    def example(self) -> LevelT:
+        """Any level of the right shapes (host arrays), for templates and checks."""
+
+
+def split_of(level_hash: jax.Array) -> jax.Array:
+    """Index into `SPLITS` of hashes uint32[..., 2]. int32[...]."""
+    bucket = level_hash[..., 1] % _N_BUCKETS
+    return jnp.where(
+        bucket == _BUCKETS["validation"], 1, jnp.where(bucket == _BUCKETS["test"], 2, 0)
+    ).astype(jnp.int32)
+
+
+def resample_until(
+    draw: Callable[[jax.Array], LevelT],
+    accept: Callable[[LevelT], jax.Array],
+    key: jax.Array,
+    max_tries: int = _MAX_TRIES,
+) -> LevelT:
+    """Rejection sampling under jit: the first draw that `accept` takes.
+
+    After `max_tries` the last draw is returned as it is.
+    """
+
+    def attempt(carry):
+        key, _, tries = carry
+        key, key_draw = jax.random.split(key)
+        return key, draw(key_draw), tries + 1
+
+    def rejected(carry):
+        _, level, tries = carry
+        return ~accept(level) & (tries < max_tries)
+
+    return jax.lax.while_loop(rejected, attempt, attempt((key, None, jnp.int32(0))))[1]
+
+
+def sample_split(space: LevelSpace[LevelT], key: jax.Array, split: str) -> LevelT:
+    """Samples one level of a split; training uses `split="train"` alone."""
+    wanted = SPLITS.index(split)
+    return resample_until(
+        space.sample, lambda level: split_of(space.hash(level)) == wanted, key
+    )
+
+
+def mutate_split(
+    space: LevelSpace[LevelT], key: jax.Array, level: LevelT, split: str
+) -> LevelT:
+    """Edits one level such that the result is of a split too."""
+    wanted = SPLITS.index(split)
+    return resample_until(
+        lambda key: space.mutate(key, level),
+        lambda child: split_of(space.hash(child)) == wanted,
+        key,
+    )
+
+
+def stack(levels: list[LevelT]) -> LevelT:
+    """Stacks levels of one shape along a new leading axis L."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *levels)
+
+
+def hash_text(level_hash: np.ndarray) -> str:
+    """A hash uint32[2] as 16 hexadecimal digits."""
+    return f"{int(level_hash[0]):08x}{int(level_hash[1]):08x}"
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelSet(Generic[LevelT]):
+    """Levels stacked on a leading axis L, with who they are and where they are from.
+
+    Attributes:
+      name: how tables call the set.
+      split: one of `SPLITS`, "named", or "mixed".
+      levels: pytree of host arrays [L, ...].
+      hashes: uint32[L, 2].
+      labels: one short name per level.
+      provenance: how the set was made (family, seed, version, ...), plain data.
+    """
+
+    name: str
+    split: str
+    levels: LevelT
+    hashes: np.ndarray
+    labels: tuple[str, ...]
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def __getitem__(self, index: int) -> LevelT:
+        return take(self.levels, index)
+
+    @classmethod
+    def from_levels(
+        cls,
+        space: LevelSpace[LevelT],
+        levels: LevelT,
+        *,
+        name: str,
+        split: str = "mixed",
+        labels: tuple[str, ...] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> LevelSet[LevelT]:
+        """Wraps stacked levels; their hashes are computed here."""
+        levels = jax.tree.map(np.asarray, levels)
+        hashes = np.asarray(jax.jit(jax.vmap(space.hash))(levels))
+        labels = labels or tuple(f"{name}-{i}" for i in range(len(hashes)))
+        return cls(name, split, levels, hashes, labels, dict(provenance or {}))
+
+    @classmethod
+    def generate(
+        cls,
+        space: LevelSpace[LevelT],
+        n: int,
+        *,
+        seed: int,
+        split: str,
+        name: str | None = None,
+        solvable: bool = True,
+    ) -> LevelSet[LevelT]:
+        """Samples `n` distinct levels of a split, solvable ones unless told.
+
+        Raises:
+          UserError: the family is too small to hold `n` distinct levels.
+        """
+        draw = jax.jit(jax.vmap(lambda key: sample_split(space, key, split)))
+        describe = jax.jit(jax.vmap(lambda v: (space.hash(v), space.valid(v))))
+        base = jax.random.key(seed)
+        seen: dict[bytes, None] = {}
+        kept: list[LevelT] = []
+        for i in range(64):
+            batch = draw(jax.random.split(jax.random.fold_in(base, i), n))
+            hashes, valid = (np.asarray(x) for x in describe(batch))
+            batch = jax.tree.map(np.asarray, batch)
+            rows = []
+            for row, level_hash in enumerate(hashes):
+                if len(seen) == n:
+                    break
+                if (valid[row] or not solvable) and level_hash.tobytes() not in seen:
+                    seen[level_hash.tobytes()] = None
+                    rows.append(row)
+            if rows:
+                kept.append(take(batch, np.asarray(rows)))
+            if len(seen) == n:
+                break
+        if len(seen) < n:
+            raise UserError(
+                f"Only {len(seen)} of {n} distinct "
+                f"{'solvable ' if solvable else ''}levels of split {split} were found "
+                f"in {space}: ask for fewer or choose another family."
+            )
+        levels = jax.tree.map(lambda *leaves: np.concatenate(leaves), *kept)
+        return cls.from_levels(
+            space,
+            levels,
+            name=name or split,
+            split=split,
+            provenance={"space": repr(space), "seed": seed, "solvable": solvable},
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the set as `.npz`, whole or not at all; returns the path."""
+        path = Path(path).with_suffix(".npz")
+        leaves = {
+            f"level/{jax.tree_util.keystr(at, simple=True, separator='/')}": leaf
+            for at, leaf in jax.tree_util.tree_leaves_with_path(self.levels)
+        }
+        meta = {
+            "name": self.name,
+            "split": self.split,
+            "labels": list(self.labels),
+            "provenance": dict(self.provenance),
+        }
+        with write_atomically(path) as file:
+            np.savez_compressed(
+                file,
+                hashes=self.hashes,
+                meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
+                **leaves,
+            )
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, space: LevelSpace[LevelT]) -> LevelSet[LevelT]:
+        """Reads a set written by `save`, as data: nothing is unpickled.
+
+        Raises:
+          LevelFileError: not a level file, levels of another shape, or hashes that
+            do not belong to the levels.
+        """
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            meta = json.loads(bytes(arrays["meta"]))
+            hashes = arrays["hashes"]
+        except FileNotFoundError:
+            raise LevelFileError(f"There is no level file {path}.") from None
+        except Exception as error:
+            raise LevelFileError(
+                f"{path} is not a level file of rlgen ({error}): make one with "
+                "`rlgen levels ENV --save FILE`."
+            ) from error
+        template = space.example()
+
+        def read(at, leaf):
+            name = f"level/{jax.tree_util.keystr(at, simple=True, separator='/')}"
+            if name not in arrays:
+                raise LevelFileError(
+                    f"{path} has no field {name}: it holds levels of another family."
+                )
+            array = arrays[name]
+            if array.shape[1:] != np.shape(leaf) or len(array) != len(hashes):
+                raise LevelFileError(
+                    f"{path} holds levels with {name} of shape {array.shape[1:]}, but "
+                    f"this environment needs {np.shape(leaf)}: set its size to match "
+                    "the file or choose another file."
+                )
+            return array.astype(np.asarray(leaf).dtype)
+
+        levels = jax.tree_util.tree_map_with_path(read, template)
+        level_set = cls.from_levels(
+            space,
+            levels,
+            name=meta["name"],
+            split=meta["split"],
+            labels=tuple(meta["labels"]),
+            provenance=meta["provenance"],
+        )
+        if not np.array_equal(level_set.hashes, hashes):
+            raise LevelFileError(
+                f"The hashes in {path} do not belong to its levels: the file was "
+                "damaged or edited, make it again."
+            )
+        return level_set
+
+
+def assert_disjoint(*level_sets: LevelSet) -> None:
+    """Checks that no level stands in two sets.
+
+    Raises:
+      UserError: names the two sets and how many levels they share.
+    """
+    for i, a in enumerate(level_sets):
+        for b in level_sets[i + 1 :]:
+            shared = {h.tobytes() for h in a.hashes} & {h.tobytes() for h in b.hashes}
+            if shared:
+                raise UserError(
+                    f"Level sets {a.name} and {b.name} share {len(shared)} levels: "
+                    "held-out levels must not be trained on."
+                )

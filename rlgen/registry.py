@@ -1,0 +1,39 @@
+"""Names to things: algorithms and environments register through entry points.
+
+The built-in ones too, so another project adds its own without touching this one:
+
+    [project.entry-points."rlgen.envs"]
+    my_env = "my_package.my_env:MyEnvConfig"
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import metadata
+from typing import Any
+
+from rlgen.errors import UserError
+
+ALGORITHMS = "rlgen.algorithms"
+ENVS = "rlgen.envs"
+
+
+def names(group: str) -> list[str]:
+    """All registered names of a group, sorted."""
+    return sorted({entry.name for entry in metadata.entry_points(group=group)})
+
+
+def load(group: str, name: str) -> Any:
+    """What is registered under a name.
+
+    Raises:
+      UserError: nothing is; the message suggests the nearest name.
+    """
+    for entry in metadata.entry_points(group=group):
+        if entry.name == name:
+            return entry.load()
+    kind = "algorithm" if group == ALGORITHMS else "environment"
+    known = names(group)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"Unknown {kind} {name}: {hint}Known are {', '.join(known)}.")

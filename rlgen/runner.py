@@ -1,0 +1,429 @@
+"""Runs any experiment: compiled chunks, seeds, checkpoints, signals.
+
+All that learns happens in one compiled program that advances every seed by up to K
+updates. Between two calls of it a thin host loop writes the metrics of the chunk
+before while the device works on the next, saves checkpoints and looks for signals.
+The number of updates is an argument of the program, so chunks of any length, a
+resumed run and the last short chunk all run the same code, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pandas as pd
+
+from rlgen.config import RunConfig
+from rlgen.errors import UserError
+from rlgen.experiment import EvalResult, Experiment
+from rlgen.store import RunStore, Sink, unwritable
+
+PyTree = Any
+SEED_AXIS_NAME = "seeds"
+
+
+class Preempted(Exception):
+    """A signal asked the run to stop; everything needed to go on is saved."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+class NonFinite(UserError):
+    """The loss or the parameters stopped being finite."""
+
+
+def resolve_seed_axis(seed_axis: str) -> str:
+    """What "auto" means on this backend."""
+    if seed_axis != "auto":
+        return seed_axis
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+def over_seeds(function: Callable, seed_axis: str) -> Callable:
+    """Maps a function of one seed's arguments over a leading axis S of all of them."""
+    if seed_axis == "vmap":
+        return jax.vmap(function, axis_name=SEED_AXIS_NAME)
+    return lambda *args: jax.lax.map(lambda each: function(*each), args)
+
+
+def seed_keys(config: RunConfig) -> jax.Array:
+    """One key per seed; seed i gets the key it would have alone."""
+    return jnp.stack([jax.random.key(config.seed + i) for i in range(config.seeds)])
+
+
+@dataclasses.dataclass
+class Program:
+    """The compiled parts of one experiment. Built once: nothing compiles in a run."""
+
+    experiment: Experiment
+    config: RunConfig
+
+    def __post_init__(self):
+        axis = resolve_seed_axis(self.config.seed_axis)
+        experiment, max_updates = self.experiment, self.config.log_every
+        keys = seed_keys(self.config)
+        begin = time.perf_counter()
+
+        initialise = jax.jit(over_seeds(experiment.init, axis)).lower(keys).compile()
+        self.initialise = lambda: initialise(keys)
+        self.state_shape = jax.eval_shape(over_seeds(experiment.init, axis), keys)
+        # Under vmap the update may use collectives over seeds, so it is traced there.
+        self.metric_names = sorted(
+            jax.eval_shape(
+                over_seeds(experiment.update, axis), self.state_shape
+            )[1]
+        )
+
+        def run_one(state, n_updates):
+            def body(i, carry):
+                state, table = carry
+                state, metrics = experiment.update(state)
+                # One array instead of forty scalars: scans pay per leaf.
+                row = jnp.stack([metrics[name] for name in self.metric_names])
+                return state, table.at[i].set(row)
+
+            table = jnp.full((max_updates, len(self.metric_names)), jnp.nan)
+            return jax.lax.fori_loop(0, n_updates, body, (state, table))
+
+        def run_all(states, n_updates):
+            return over_seeds(lambda state: run_one(state, n_updates), axis)(states)
+
+        self._chunk = (
+            jax.jit(run_all, donate_argnums=0)
+            .lower(self.state_shape, jax.ShapeDtypeStruct((), jnp.int32))
+            .compile()
+        )
+        self._evaluate = (
+            jax.jit(over_seeds(experiment.evaluate, axis))
+            .lower(self.state_shape, jax.eval_shape(lambda: keys))
+            .compile()
+        )
+        self.compile_s = time.perf_counter() - begin
+
+    def chunk(self, states: PyTree, n_updates: int) -> tuple[PyTree, jax.Array]:
+        """Advances all seeds; returns states and metrics [S, K, M] (NaN past n)."""
+        return self._chunk(states, jnp.int32(n_updates))
+
+    def evaluate(self, states: PyTree, update: int) -> dict[str, EvalResult]:
+        """Held-out results of all seeds [S, L, E], the same whenever it is asked."""
+        keys = jnp.stack(
+            [
+                jax.random.fold_in(jax.random.key(self.config.seed + i), update)
+                for i in range(self.config.seeds)
+            ]
+        )
+        return self._evaluate(states, keys)
+
+
+class Checkpoints:
+    """The whole carry, by orbax, with what the host must remember beside it."""
+
+    def __init__(self, folder: Path):
+        self._manager = ocp.CheckpointManager(
+            folder.resolve(),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=2, enable_async_checkpointing=False
+            ),
+        )
+
+    def save(self, update: int, states: PyTree, host: dict[str, Any]) -> None:
+        """Writes a checkpoint, whole or not at all."""
+        if update in self._manager.all_steps():
+            return
+        self._manager.save(
+            update,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(states), host=ocp.args.JsonSave(host)
+            ),
+        )
+        self._manager.wait_until_finished()
+
+    def restore(self, template: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
+        """The newest checkpoint as (update, states, host), or None."""
+        update = self._manager.latest_step()
+        if update is None:
+            return None
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        template = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template
+        )
+        restored = self._manager.restore(
+            update,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(template), host=ocp.args.JsonRestore()
+            ),
+        )
+        return update, restored["state"], restored["host"]
+
+    def close(self) -> None:
+        """Waits for writes and lets go of the folder."""
+        self._manager.close()
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[Callable[[], int | None]]:
+    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a flag that the host loop reads.
+
+    A second signal is not caught: whoever sends it wants out at once.
+    """
+    received: list[int] = []
+    old = {}
+
+    def handle(signum, frame):
+        del frame
+        received.append(signum)
+        signal.signal(signum, old[signum])
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        try:
+            old[signum] = signal.signal(signum, handle)
+        except ValueError:  # not the main thread: its owner handles signals
+            break
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
+
+
+def use_compile_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, for sweeps and resumes.
+
+    Set RLGEN_COMPILE_CACHE to another folder, or to "off".
+    """
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rlgen" / "xla"
+    folder = os.environ.get("RLGEN_COMPILE_CACHE", str(default))
+    if folder == "off":
+        return
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def run(
+    experiment: Experiment,
+    config: RunConfig,
+    store: RunStore,
+    sinks: list[Sink] | None = None,
+    program: Program | None = None,
+) -> PyTree:
+    """Trains to the end, or on from the last checkpoint; returns the states [S, ...].
+
+    Raises:
+      Preempted: a signal came; a checkpoint was saved.
+      NonFinite: the loss or parameters became NaN; the last checkpoint is from before.
+      UserError: the run directory cannot be written any more.
+    """
+    sinks = sinks or []
+    program = program or Program(experiment, config)
+    checkpoints = Checkpoints(store.checkpoint_dir)
+    status = "failed"
+    try:
+        with catch_signals() as stop_signal:
+            loop = _Loop(program, config, store, sinks, checkpoints, stop_signal)
+            states = loop.run()
+        status = "done"
+        return states
+    except Preempted:
+        status = "preempted"
+        raise
+    except OSError as error:
+        raise unwritable(store.path, error) from error
+    finally:
+        checkpoints.close()
+        with contextlib.suppress(OSError):
+            if status != "done":  # `finish` marks a run as done
+                store.update_run(status=status)
+        for sink in sinks:
+            sink.close(status)
+
+
+class _Loop:
+    """The host's side of one run."""
+
+    def __init__(self, program, config, store, sinks, checkpoints, stop_signal):
+        self.program: Program = program
+        self.config: RunConfig = config
+        self.store: RunStore = store
+        self.sinks: list[Sink] = sinks
+        self.checkpoints: Checkpoints = checkpoints
+        self.stop_signal: Callable[[], int | None] = stop_signal
+        self.wall_s = 0.0
+        self.clock = time.perf_counter()
+        self.last_row_s = 0.0
+        self.last_row_update = 0
+
+    def run(self) -> PyTree:
+        update, states = self._begin()
+        last_save = time.perf_counter()
+        pending: tuple[int, int, jax.Array] | None = None
+        while update < self.config.n_updates:
+            n_updates = self._chunk_length(update)
+            states, table = self.program.chunk(states, n_updates)
+            if pending is not None:
+                self._write_rows(*pending)
+            pending = (update, n_updates, table)
+            update += n_updates
+            stop = self.stop_signal()
+            is_end = update == self.config.n_updates
+            evaluates = is_end or (
+                self.config.eval_every and update % self.config.eval_every == 0
+            )
+            saves = time.perf_counter() - last_save > self.config.checkpoint_every_s
+            if stop or evaluates or saves:
+                # The state is looked at only after its metrics said that it is sane.
+                self._write_rows(*pending)
+                pending = None
+            if evaluates:
+                self._evaluate(states, update)
+            if stop or is_end or saves:
+                self._save(update, states)
+                last_save = time.perf_counter()
+            if stop and not is_end:
+                raise Preempted(stop)
+        return states
+
+    def _begin(self) -> tuple[int, PyTree]:
+        restored = self.checkpoints.restore(self.program.state_shape)
+        if restored is None:
+            update, states = 0, self.program.initialise()
+            self.store.truncate_metrics(0)
+        else:
+            update, states, host = restored
+            self.store.truncate_metrics(host["metrics_size"])
+            self.wall_s = host["wall_s"]
+        self.store.update_run(
+            status="running",
+            device=str(jax.devices()[0]),
+            compile_s=round(self.program.compile_s, 2),
+            resumed_at=update,
+        )
+        self.clock = time.perf_counter()
+        self.last_row_s, self.last_row_update = self.wall_s, update
+        return update, states
+
+    def _chunk_length(self, update: int) -> int:
+        """Up to the next row of metrics, evaluation or end, whichever comes first."""
+        config = self.config
+        stops = [config.n_updates, (update // config.log_every + 1) * config.log_every]
+        if config.eval_every:
+            stops.append((update // config.eval_every + 1) * config.eval_every)
+        return min(stops) - update
+
+    def _now(self) -> float:
+        """Seconds of training and evaluation so far, over all resumptions."""
+        now = time.perf_counter()
+        self.wall_s += now - self.clock
+        self.clock = now
+        return self.wall_s
+
+    def _write_rows(self, first: int, n_updates: int, table: jax.Array) -> None:
+        host = np.asarray(table)[:, :n_updates]  # [S, n, M]
+        names = self.program.metric_names
+        finite = host[:, :, names.index("finite")]
+        if not np.all(finite == 1.0):
+            bad_seed, bad = (int(x) for x in np.argwhere(finite != 1.0)[0])
+            raise NonFinite(
+                f"The loss or the parameters of seed {self.config.seed + bad_seed} are "
+                f"not finite any more after update {first + bad + 1}: lower the "
+                "learning rate; the last good checkpoint is kept."
+            )
+        wall_s, update = self._now(), first + n_updates
+        per_update = self.program.experiment.env_steps_per_update
+        steps = (update - self.last_row_update) * per_update * self.config.seeds
+        rate = steps / max(wall_s - self.last_row_s, 1e-9)
+        self.last_row_s, self.last_row_update = wall_s, update
+        # A quantity that existed in none of the updates stays NaN.
+        count = np.sum(np.isfinite(host), axis=1)
+        total = np.sum(np.where(np.isfinite(host), host, 0.0), axis=1)
+        means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        self._log(
+            [
+                self._row("train", i, update, wall_s)
+                | {"steps_per_s": rate}
+                | {n: float(v) for n, v in zip(names, means[i], strict=True)}
+                for i in range(self.config.seeds)
+            ]
+        )
+
+    def _row(self, kind: str, seed_index: int, update: int, wall_s: float) -> dict:
+        return {
+            "kind": kind,
+            "seed": self.config.seed + seed_index,
+            "update": update,
+            "env_steps": update * self.program.experiment.env_steps_per_update,
+            "wall_s": round(wall_s, 3),
+        }
+
+    def _log(self, rows: list[dict]) -> None:
+        self.store.append_metrics(rows)
+        for sink in self.sinks:
+            for row in rows:
+                sink.log(row)
+
+    def _evaluate(self, states: PyTree, update: int) -> None:
+        results = jax.device_get(self.program.evaluate(states, update))
+        if not results:
+            return
+        labels = self.program.experiment.eval_labels
+        table = episode_table(results, labels, self.config.seed)
+        table.insert(0, "update", update)
+        self.store.write_table(self.store.eval_dir / f"update_{update:08d}.parquet", table)
+        wall_s = self._now()
+        rows = []
+        for i in range(self.config.seeds):
+            row = self._row("eval", i, update, wall_s)
+            for name, result in results.items():
+                row[f"eval_{name}_solve_rate"] = float(result.success[i].mean())
+                row[f"eval_{name}_return"] = float(result.returns[i].mean())
+            row["eval_solve_rate"] = float(
+                np.mean([r.success[i].mean() for r in results.values()])
+            )
+            rows.append(row)
+        self._log(rows)
+
+    def _save(self, update: int, states: PyTree) -> None:
+        host = {"metrics_size": self.store.metrics_size(), "wall_s": self._now()}
+        self.checkpoints.save(update, states, host)
+        per_update = self.program.experiment.env_steps_per_update
+        self.store.update_run(
+            update=update,
+            env_steps=update * per_update * self.config.seeds,
+            wall_s=round(self.wall_s, 2),
+        )
+
+
+def episode_table(
+    results: dict[str, EvalResult], labels: dict[str, tuple[str, ...]], first_seed: int
+) -> pd.DataFrame:
+    """One row per seed, level set, level and episode, from results [S, L, E]."""
+    tables = []
+    for name, result in results.items():
+        n_seeds, n_levels, n_episodes = result.returns.shape
+        seed, level, episode = np.indices((n_seeds, n_levels, n_episodes))
+        tables.append(
+            pd.DataFrame(
+                {
+                    "seed": first_seed + seed.reshape(-1),
+                    "level_set": name,
+                    "level": np.asarray(labels[name])[level.reshape(-1)],
+                    "episode": episode.reshape(-1),
+                    "return": result.returns.reshape(-1),
+                    "success": result.success.reshape(-1),
+                    "length": result.length.reshape(-1),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)

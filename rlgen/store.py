@@ -1,0 +1,218 @@
+"""The run directory, store of record of every run, and the sinks beside it.
+
+    config.yaml      every setting, resolved
+    run.json         status, versions, commit, device, steps, seconds
+    metrics.jsonl    one line per seed and logging interval, appended and flushed
+    metrics.parquet  the same, at the end
+    checkpoints/     the whole carry (orbax)
+    eval/            one row per seed, level set, level and episode (parquet)
+    figures/         pictures
+    DONE             the run is complete
+
+Its name carries the hash of the settings, so a run that was stopped, requeued or
+simply repeated finds its own directory and goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from rlgen import config as configs
+from rlgen.errors import UserError
+from rlgen.files import write_atomically
+
+Row = Mapping[str, Any]
+
+
+class Sink(Protocol):
+    """Something that rows of metrics go to, beside the files."""
+
+    def log(self, row: Row) -> None:
+        """Takes one row: `seed`, `update`, `env_steps`, `wall_s` and metrics."""
+        ...
+
+    def close(self, status: str) -> None:
+        """The run ended with this status."""
+        ...
+
+
+@dataclasses.dataclass
+class RunStore:
+    """Reads and writes one run directory."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, out: str | Path, name: str, config: Any, run_dir: str = "") -> RunStore:
+        """Makes the directory of a run, or finds the one that it already has.
+
+        Args:
+          out: folder of all runs.
+          name: first part of the directory's name; the settings' hash follows.
+          config: the settings; stored at the first call, compared at later ones.
+          run_dir: the directory itself, instead of one named by the hash.
+
+        Raises:
+          UserError: the directory cannot be written, or belongs to other settings.
+        """
+        digest = configs.config_hash(config)
+        path = Path(run_dir) if run_dir else Path(out) / f"{name}-{digest}"
+        store = cls(path)
+        try:
+            for folder in (path, store.eval_dir, store.figures_dir):
+                folder.mkdir(parents=True, exist_ok=True)
+            stored = store.read_run().get("config_hash")
+            if stored not in (None, digest):
+                raise UserError(
+                    f"Run directory {path} belongs to other settings (hash {stored}, "
+                    f"not {digest}): choose another --run-dir or remove it."
+                )
+            if stored is None:
+                store.write_text("config.yaml", configs.to_yaml(config))
+                store.update_run(
+                    config_hash=digest, status="created", **_provenance(Path.cwd())
+                )
+        except OSError as error:
+            raise unwritable(path, error) from error
+        return store
+
+    @property
+    def eval_dir(self) -> Path:
+        """Where per-episode results go."""
+        return self.path / "eval"
+
+    @property
+    def figures_dir(self) -> Path:
+        """Where pictures go."""
+        return self.path / "figures"
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Where orbax keeps the carry."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics_path(self) -> Path:
+        """The appended metrics file."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run is complete."""
+        return (self.path / "DONE").exists()
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a small file, whole or not at all."""
+        with write_atomically(self.path / name, "w") as file:
+            file.write(text)
+
+    def read_run(self) -> dict[str, Any]:
+        """What run.json holds; empty before the first write."""
+        try:
+            return json.loads((self.path / "run.json").read_text())
+        except FileNotFoundError:
+            return {}
+
+    def update_run(self, **values: Any) -> None:
+        """Sets fields of run.json."""
+        merged = self.read_run() | values
+        self.write_text("run.json", json.dumps(merged, indent=2) + "\n")
+
+    def append_metrics(self, rows: list[Row]) -> None:
+        """Appends rows to metrics.jsonl; numbers that do not exist become null."""
+        with open(self.metrics_path, "a") as file:
+            for row in rows:
+                file.write(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def metrics_size(self) -> int:
+        """Bytes of metrics.jsonl now: a checkpoint remembers it."""
+        return self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
+
+    def truncate_metrics(self, size: int) -> None:
+        """Forgets rows written after the checkpoint that a run continues from."""
+        if self.metrics_size() > size:
+            with open(self.metrics_path, "r+b") as file:
+                file.truncate(size)
+
+    def read_metrics(self) -> pd.DataFrame:
+        """All rows so far as a table; empty if there are none."""
+        if self.metrics_size() == 0:
+            return pd.DataFrame()
+        return pd.read_json(self.metrics_path, lines=True)
+
+    def write_table(self, path: Path, table: pd.DataFrame) -> Path:
+        """Writes a table as parquet, whole or not at all."""
+        with write_atomically(path) as file:
+            table.to_parquet(file, index=False)
+        return path
+
+    def finish(self, **values: Any) -> None:
+        """Compacts the metrics and marks the run as complete."""
+        self.write_table(self.path / "metrics.parquet", self.read_metrics())
+        self.update_run(status="done", **values)
+        self.write_text("DONE", "")
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The sentence for a disk that is full or a folder that cannot be written."""
+    reason = error.strerror or str(error)
+    return UserError(
+        f"Cannot write to {path} ({reason}): free some space or choose another --out."
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str | bool | int) or value is None:
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _provenance(folder: Path) -> dict[str, Any]:
+    """Versions, machine and commit: what a figure must name."""
+    versions = {}
+    for package in ("rlgen", "jax", "jaxlib", "flax", "optax", "numpy"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "unknown"
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "commit": git_commit(folder),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def git_commit(folder: Path) -> str:
+    """The commit of a folder, with `+` if its files differ from it; else "unknown"."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        changed = "+" if git("status", "--porcelain", "-uno") else ""
+        return git("rev-parse", "--short=12", "HEAD") + changed
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

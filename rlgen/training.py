@@ -1,0 +1,156 @@
+"""One call per experiment: settings in, run directory out. The CLI is a shell of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rlgen import config as configs
+from rlgen import registry, runner, sinks
+from rlgen.config import RunConfig
+from rlgen.errors import UserError
+from rlgen.experiment import Experiment
+from rlgen.store import RunStore
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """All settings of one training run.
+
+    Attributes:
+      algorithm, env: names from the registry.
+      run: how it is run.
+      levels_config: settings of the environment and its levels.
+      algo: settings of the algorithm.
+    """
+
+    algorithm: str
+    env: str
+    run: RunConfig
+    levels_config: Any
+    algo: Any
+
+    @property
+    def name(self) -> str:
+        """First part of the run directory's name."""
+        return f"{self.algorithm}-{self.env}"
+
+    def build(self) -> Experiment:
+        """The experiment of these settings."""
+        algorithm = registry.load(registry.ALGORITHMS, self.algorithm)
+        return algorithm.build(self.run, self.levels_config, self.algo)
+
+
+def make_config(
+    algorithm: str,
+    env: str = "maze",
+    preset: str = "",
+    settings: Mapping[str, Any] | None = None,
+    source: str = "the settings",
+) -> TrainConfig:
+    """Settings of an algorithm: its defaults, then a preset, then `settings`.
+
+    Raises:
+      UserError: unknown algorithm, environment, preset or setting, or a value that
+        does not fit.
+    """
+    entry = registry.load(registry.ALGORITHMS, algorithm)
+    env_type = registry.load(registry.ENVS, env)
+    base = TrainConfig(algorithm, env, RunConfig(), env_type(), entry.config)
+    values = dict(entry.settings)
+    if preset:
+        if preset not in entry.presets:
+            raise UserError(
+                f"Unknown preset {preset} of {algorithm}: choose "
+                f"{', '.join(entry.presets)}."
+            )
+        # What makes the algorithm what it is stands above a shared preset, except
+        # where the preset says how a paper set it.
+        values |= entry.presets[preset]
+    base = configs.override(base, values, f"preset {preset or algorithm}")
+    return configs.override(base, settings or {}, source)
+
+
+def train(
+    algorithm: str = "plr", env: str = "maze", preset: str = "", **settings: Any
+) -> RunStore:
+    """Trains, evaluates and draws; the same as `rlgen train`.
+
+    Example:
+      >>> store = rlgen.train("plr", preset="quick", seeds=5, out="runs")
+
+    Returns:
+      the run directory, complete. A run that was complete already returns at once.
+    """
+    return run_training(make_config(algorithm, env, preset, settings))
+
+
+def run_training(config: TrainConfig) -> RunStore:
+    """Runs one training configuration to its end, or on from where it stopped."""
+    runner.use_compile_cache()
+    store = RunStore.open(config.run.out, config.name, config, config.run.run_dir)
+    if store.is_done:
+        return store
+    experiment = config.build()
+    program = runner.Program(experiment, config.run)
+    outputs = []
+    if config.run.progress:
+        outputs.append(sinks.ProgressBar(config.run.n_updates))
+    wandb_sink = sinks.open_wandb(
+        config.run.wandb,
+        name=store.path.name,
+        run_id=store.path.name,
+        config=configs.flatten(config),
+        project=config.run.wandb_project,
+        folder=str(store.path),
+    )
+    if wandb_sink:
+        outputs.append(wandb_sink)
+    states = runner.run(experiment, config.run, store, outputs, program)
+    if config.run.pictures:
+        from rlgen.evaluation import report
+
+        report.draw(experiment, config, store, states)
+    store.finish()
+    return store
+
+
+def load_run(path: str | Path) -> tuple[TrainConfig, RunStore]:
+    """Settings and store of a run directory.
+
+    Raises:
+      UserError: not a run directory.
+    """
+    store = RunStore(Path(path))
+    if not (store.path / "config.yaml").exists():
+        raise UserError(f"{path} is not a run directory: it has no config.yaml.")
+    values = configs.read_yaml(store.path / "config.yaml")
+    config = make_config(
+        values.pop("algorithm"), values.pop("env"), "", values, str(path)
+    )
+    return config, store
+
+
+def restore(config: TrainConfig, store: RunStore) -> tuple[Experiment, int, PyTree]:
+    """The experiment of a run with the states [S, ...] of its newest checkpoint.
+
+    Raises:
+      UserError: the run has no checkpoint yet.
+    """
+    experiment = config.build()
+    axis = runner.resolve_seed_axis(config.run.seed_axis)
+    shapes = jax.eval_shape(
+        runner.over_seeds(experiment.init, axis), runner.seed_keys(config.run)
+    )
+    checkpoints = runner.Checkpoints(store.checkpoint_dir)
+    restored = checkpoints.restore(shapes)
+    checkpoints.close()
+    if restored is None:
+        raise UserError(f"{store.path} has no checkpoint yet: train it first.")
+    return experiment, restored[0], restored[1]
