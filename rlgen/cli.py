@@ -77,8 +77,7 @@ def _train(args: Sequence[str]) -> int:
 
 
 def _run_training(config: Any) -> int:
-    from rlgen import runner, training
-    from rlgen.evaluation import report
+    from rlgen import reports, runner, training
 
     try:
         store = training.run_training(config)
@@ -87,7 +86,7 @@ def _run_training(config: Any) -> int:
             f"rlgen: {stop}; run the same command again to continue.", file=sys.stderr
         )
         return 128 + stop.signum
-    report.print_summary(config, store)
+    reports.print_summary(config, store)
     return 0
 
 
@@ -146,11 +145,13 @@ def _eval(args: Sequence[str]) -> int:
         args=list(args[1:]),
         config=(tyro.conf.FlagConversionOff,),
     )
-    from rlgen.evaluation import report
-    from rlgen.training import load_run
+    from rlgen import reports, runner, training
 
-    config, store = load_run(args[0])
-    report.evaluate_run(config, store, **dataclasses.asdict(options))
+    config, store = training.load_run(args[0])
+    runner.use_compile_cache()
+    reports.evaluate_run(
+        *training.restore(config, store), config, store, **dataclasses.asdict(options)
+    )
     return 0
 
 
@@ -161,7 +162,7 @@ def _levels(args: Sequence[str]) -> int:
         print("environments:", ", ".join(registry.names(registry.ENVS)))
         return 0 if args else 2
     env_type = registry.load(registry.ENVS, args[0])
-    from rlgen.evaluation import level_tool
+    from rlgen import level_tool
 
     level_tool.run(args[0], env_type, args[1:])
     return 0

@@ -263,7 +263,9 @@ def check_env(
         return env.step(key, level, state, action)
 
     step_fn = jax.jit(counted_step)
-    state, obs = jax.jit(env.reset)(key, level)
+    batched_fn = jax.jit(jax.vmap(env.step))
+    reset_fn = jax.jit(env.reset)
+    state, obs = reset_fn(key, level)
     for i in range(n_steps):
         step_key = jax.random.fold_in(key, i)
         action = sample_action(step_key, env.action_space)
@@ -271,25 +273,34 @@ def check_env(
         assert env.observation_space.contains(host_obs), (
             f"observation {i} lies outside observation_space"
         )
-        step = step_fn(step_key, level, state, action)
-        again = step_fn(step_key, level, state, action)
-        for a, b in zip(jax.tree.leaves(step), jax.tree.leaves(again), strict=True):
-            assert np.array_equal(a, b), "step is not a function of its arguments"
+        args = (step_key, level, state, action)
+        step = step_fn(*args)
+        _assert_equal(step, step_fn(*args), "step is not a function of its arguments")
         assert "success" in step.info, "info lacks `success`"
         _assert_same_type(state, step.state, "state")
         _assert_same_type(obs, step.obs, "obs")
-        assert step.reward.shape == () and step.reward.dtype == jnp.float32
-        assert step.terminated.dtype == bool and step.truncated.dtype == bool
-        assert bool(jnp.isfinite(step.reward)), "the reward is not finite"
-        batched = jax.vmap(env.step, in_axes=(0, None, None, 0))(
-            step_key[None], level, state, action[None]
+        assert step.reward.shape == () and step.reward.dtype == jnp.float32, (
+            "the reward is not a scalar of float32"
         )
-        for a, b in zip(jax.tree.leaves(batched), jax.tree.leaves(step), strict=True):
-            assert np.array_equal(a[0], b), "vmap of step differs from step"
+        assert step.terminated.dtype == bool and step.truncated.dtype == bool, (
+            "terminated and truncated are not both bool"
+        )
+        assert bool(jnp.isfinite(step.reward)), "the reward is not finite"
+        batch = batched_fn(*jax.tree.map(lambda x: jnp.asarray(x)[None], args))
+        _assert_equal(take(batch, 0), step, "vmap of step differs from step")
         state, obs = step.state, step.obs
         if bool(step.done):
-            state, obs = env.reset(step_key, level)
+            state, obs = reset_fn(step_key, level)
     assert traces["step"] == 1, f"step was traced {traces['step']} times"
+
+
+def _assert_equal(a: PyTree, b: PyTree, complaint: str) -> None:
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        # NaN equals NaN here; whether it is allowed is another question.
+        is_float = jnp.issubdtype(x.dtype, jnp.floating)
+        assert np.array_equal(x, y, equal_nan=is_float), complaint
 
 
 def _assert_same_type(before: PyTree, after: PyTree, name: str) -> None:
@@ -300,4 +311,5 @@ def _assert_same_type(before: PyTree, after: PyTree, name: str) -> None:
         assert a.shape == b.shape and a.dtype == b.dtype, (
             f"{name} changes shape or dtype between reset and step"
         )
-        assert a.weak_type == b.weak_type, f"{name} has a weak type after a step"
+        if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):  # keys are never weak
+            assert a.weak_type == b.weak_type, f"{name} has a weak type after a step"

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import abc
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
+import pandas as pd
 from flax import struct
+
+from rlgen.env import Env
+from rlgen.levels import LevelSet
+from rlgen.networks import ActorCritic
 
 PyTree = Any
 StateT = TypeVar("StateT")
@@ -31,8 +37,13 @@ class Experiment(abc.ABC, Generic[StateT]):
     #: Environment steps of one update, scoring rollouts included.
     env_steps_per_update: int
 
-    #: Names of the levels in each held-out set that `evaluate` plays.
-    eval_labels: dict[str, tuple[str, ...]]
+    #: What the policy acts in and with.
+    env: Env
+    network: ActorCritic
+
+    #: Held-out levels by name; they are only ever evaluated on.
+    eval_sets: dict[str, LevelSet]
+
 
     @abc.abstractmethod
     def init(self, key: jax.Array) -> StateT:
@@ -50,6 +61,21 @@ class Experiment(abc.ABC, Generic[StateT]):
     @abc.abstractmethod
     def evaluate(self, state: StateT, key: jax.Array) -> dict[str, EvalResult]:
         """Zero-shot results on each held-out level set, by the set's name."""
+
+    def policy_params(self, states: StateT) -> PyTree:
+        """The parameters that `network` acts with, of one seed or stacked over S."""
+        raise NotImplementedError(f"{type(self).__name__} has no policy to evaluate.")
+
+    def draw(
+        self, states: StateT, folder: Path, episodes: pd.DataFrame
+    ) -> list[Path]:
+        """Draws what there is to see of the final states [S, ...]; returns the files.
+
+        Args:
+          episodes: the newest evaluation, one row per seed, set, level and episode.
+        """
+        del states, folder, episodes
+        return []
 
     def train(self, key: jax.Array, n_updates: int) -> tuple[StateT, Metrics]:
         """A whole training run as one pure function, for vmap and grad.

@@ -234,7 +234,10 @@ class LevelSet(Generic[LevelT]):
 
     def save(self, path: str | Path) -> Path:
         """Writes the set as `.npz`, whole or not at all; returns the path."""
-        path = Path(path).with_suffix(".npz")
+        path = Path(path)
+        if path.suffix != ".npz":
+            # Added, not swapped: `seed.1` and `seed.2` are two files.
+            path = path.with_name(f"{path.name}.npz")
         leaves = {
             f"level/{jax.tree_util.keystr(at, simple=True, separator='/')}": leaf
             for at, leaf in jax.tree_util.tree_leaves_with_path(self.levels)

@@ -349,6 +349,8 @@ class _Loop:
         count = np.sum(np.isfinite(host), axis=1)
         total = np.sum(np.where(np.isfinite(host), host, 0.0), axis=1)
         means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        for counter in [n for n in names if n.endswith("_updates")]:
+            means[:, names.index(counter)] = host[:, -1, names.index(counter)]
         self._log(
             [
                 self._row("train", i, update, wall_s)
@@ -377,7 +379,8 @@ class _Loop:
         results = jax.device_get(self.program.evaluate(states, update))
         if not results:
             return
-        labels = self.program.experiment.eval_labels
+        sets = self.program.experiment.eval_sets
+        labels = {name: sets[name].labels for name in results}
         table = episode_table(results, labels, self.config.seed)
         table.insert(0, "update", update)
         self.store.write_table(self.store.eval_dir / f"update_{update:08d}.parquet", table)

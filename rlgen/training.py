@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from rlgen import config as configs
-from rlgen import registry, runner, sinks
+from rlgen import registry, reports, runner, sinks
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import Experiment
@@ -114,9 +114,7 @@ def run_training(config: TrainConfig) -> RunStore:
         outputs.append(wandb_sink)
     states = runner.run(experiment, config.run, store, outputs, program)
     if config.run.pictures:
-        from rlgen.evaluation import report
-
-        report.draw(experiment, config, store, states)
+        reports.draw(experiment, store, states)
     store.finish()
     return store
 

@@ -1,4 +1,4 @@
-"""Advantages in plain NumPy, from the definition: a sum over the rest of the episode."""
+"""Advantages in plain NumPy, from the definition: sums over the rest of an episode."""
 
 import numpy as np
 

@@ -41,7 +41,12 @@ def level_feedback(episodes, n_levels, stored_max_return, optimal_return):
         own = [e for e in episodes if e["level"] == level]
         if not own:
             feedback.append(
-                {"n_episodes": 0, "n_success": 0, "max_return": -math.inf, "scores": None}
+                {
+                    "n_episodes": 0,
+                    "n_success": 0,
+                    "max_return": -math.inf,
+                    "scores": None,
+                }
             )
             continue
         best_now = max(e["return"] for e in own)
@@ -55,8 +60,12 @@ def level_feedback(episodes, n_levels, stored_max_return, optimal_return):
                 "max_return": best_now,
                 "scores": {
                     "l1": l1,
-                    "pvl": _mean(_mean(max(a, 0) for a in e["advantages"]) for e in own),
-                    "maxmc": _mean(_mean(best_ever - v for v in e["values"]) for e in own),
+                    "pvl": _mean(
+                        _mean(max(a, 0) for a in e["advantages"]) for e in own
+                    ),
+                    "maxmc": _mean(
+                        _mean(best_ever - v for v in e["values"]) for e in own
+                    ),
                     "grounded_l1": l1 if best_ever > 0 else 0.0,
                     "learnability": solved * (1 - solved),
                     "true_regret": _mean(
@@ -179,9 +188,7 @@ def shared_ranks(scores, support):
     return ranks
 
 
-def probabilities(
-    scores, support, prioritization="rank", temperature=0.3, k=4
-):
+def probabilities(scores, support, prioritization="rank", temperature=0.3, k=4):
     """P_S of one channel with shared ties, float64."""
     n = len(scores)
     inside = [i for i in range(n) if support[i]]
@@ -208,7 +215,10 @@ def probabilities(
 def staleness(last_seen, clock, support):
     """P_C: proportional to the time since a level was last played, float64."""
     p = np.array(
-        [float(clock - seen) if s else 0.0 for seen, s in zip(last_seen, support, strict=True)]
+        [
+            float(clock - seen) if s else 0.0
+            for seen, s in zip(last_seen, support, strict=True)
+        ]
     )
     if p.sum() == 0:
         p = np.array([1.0 if s else 0.0 for s in support])

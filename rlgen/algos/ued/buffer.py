@@ -102,9 +102,15 @@ def merge_duplicates(
     same = jnp.all(hashes[:, None, :] == hashes[None, :, :], axis=-1)
     weight = same * feedback.n_episodes[None, :].astype(jnp.float32)
     total = jnp.maximum(weight.sum(axis=1), 1.0)
+
+    def mean(score):
+        # Not weight * score alone: what is undefined may be NaN, and 0 x NaN is NaN.
+        terms = jnp.where(weight > 0, weight * score[None, :], 0.0)
+        return terms.sum(axis=1) / total
+
     merged = Feedback(
-        score=(weight * feedback.score[None, :]).sum(axis=1) / total,
-        score2=(weight * feedback.score2[None, :]).sum(axis=1) / total,
+        score=mean(feedback.score),
+        score2=mean(feedback.score2),
         max_return=jnp.max(jnp.where(same, feedback.max_return, -jnp.inf), axis=1),
         n_episodes=(same * feedback.n_episodes[None, :]).sum(axis=1),
         n_success=(same * feedback.n_success[None, :]).sum(axis=1),
@@ -125,8 +131,9 @@ def record(
     the old one; their best return is a maximum over all time. Unknown levels with a
     finished episode are candidates: ordered from the highest score down, they first
     take the free slots, and then the k-th of the rest may replace the level with the
-    k-th smallest `eviction_weight`, if its score is higher than that level's. One
-    sort for the whole batch: O(C log C).
+    k-th smallest `eviction_weight`, if its score is higher than that level's. Levels
+    of the batch itself are not evicted by it, and a score that is not finite counts
+    as none. One sort for the whole batch: O(C log C).
 
     Args:
       batch: L levels that were played.
@@ -143,13 +150,17 @@ def record(
     known_slot = find(buffer, batch.hash)
     is_known = known_slot >= 0
     is_scored = feedback.n_episodes > 0
+    is_scored &= jnp.isfinite(feedback.score) & jnp.isfinite(feedback.score2)
 
     is_candidate = is_first & ~is_known & is_scored
     place = jnp.argsort(
         jnp.argsort(jnp.where(is_candidate, -feedback.score, jnp.inf), stable=True)
     )
     n_evictable = min(n_levels, capacity)
-    weight = jnp.where(buffer.filled, eviction_weight, jnp.inf)
+    # A slot that was updated and replaced at once would mix two levels.
+    played = jnp.zeros(capacity, bool)
+    played = played.at[jnp.where(is_known, known_slot, capacity)].set(True, mode="drop")
+    weight = jnp.where(buffer.filled & ~played, eviction_weight, jnp.inf)
     negative, evictable = jax.lax.top_k(-weight, n_evictable)
     n_free = capacity - buffer.size
     turn = jnp.clip(place - n_free, 0, n_evictable - 1)

@@ -70,6 +70,15 @@ class LevelDistribution(abc.ABC, Generic[StateT]):
     def metrics(self, state: StateT, key: jax.Array) -> dict[str, jax.Array]:
         """Diagnostics of the state."""
 
+    def replayed(
+        self, state: StateT, key: jax.Array
+    ) -> tuple[PyTree, jax.Array, jax.Array] | None:
+        """Levels [C, ...] it may replay, their probabilities and scores, for pictures.
+
+        None for a curriculum that remembers no levels.
+        """
+        del state, key
+
 
 @dataclasses.dataclass(frozen=True)
 class ReplayConfig:
@@ -280,6 +289,12 @@ class LevelReplay(LevelDistribution[ReplayState]):
             buffer.last_seen, state.clock, support
         )
         return (1.0 - config.staleness) * by_score + config.staleness * stale
+
+    def replayed(self, state, key):
+        if not self.uses_buffer:
+            return None
+        buffer = state.buffer
+        return buffer.batch.levels, self.probabilities(state, key), buffer.score
 
     def best_returns(self, state, batch):
         return level_buffer.best_returns(state.buffer, batch.hash)

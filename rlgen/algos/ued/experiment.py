@@ -90,10 +90,6 @@ class UED(Experiment[UEDState]):
     def env_steps_per_update(self) -> int:
         return self.config.n_envs * self.config.n_steps
 
-    @property
-    def eval_labels(self) -> dict[str, tuple[str, ...]]:
-        return {name: s.labels for name, s in self.eval_sets.items()}
-
     def init(self, key: jax.Array, hyper: ppo.Hyperparameters | None = None) -> UEDState:
         """The state before training; `hyper` overrides the configured numbers."""
         key, key_learner, key_curriculum, key_levels, key_start = jax.random.split(
@@ -299,3 +295,11 @@ class UED(Experiment[UEDState]):
             )
             for i, (name, level_set) in enumerate(sorted(self.eval_sets.items()))
         }
+
+    def policy_params(self, states: UEDState) -> PyTree:
+        return states.learner.params
+
+    def draw(self, states, folder, episodes):
+        from rlgen.algos.ued import gallery  # pictures are rare: import when asked
+
+        return gallery.draw(self, states, folder, episodes)

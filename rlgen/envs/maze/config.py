@@ -155,5 +155,25 @@ class MazeConfig:
                     name=name,
                 )
         elif (self.height, self.width) in sizes():
-            sets["named"] = named_levels(self.height, self.width)
+            sets["named"] = self.named_set()
         return sets
+
+    def named_set(self) -> LevelSet:
+        """The named levels of this size; raises `LevelFileError` if there are none."""
+        return named_levels(self.height, self.width)
+
+    def other_named(self) -> dict[str, tuple[Maze, LevelSet]]:
+        """Named levels of other sizes, each with the environment to play them in.
+
+        The full view fixes the size of the network's input, so it has none.
+        """
+        if self.view_size == "full":
+            return {}
+        others = {}
+        for height, width in sizes():
+            if (height, width) != (self.height, self.width):
+                env = dataclasses.replace(
+                    self.make_env(), height=height, width=width, max_steps=None
+                )
+                others[f"named {height}x{width}"] = (env, named_levels(height, width))
+        return others

@@ -1,7 +1,7 @@
 """Pictures of mazes, as pure functions that jit and vmap.
 
 Every cell is one of a few sprites (free, wall, goal, and the agent in each direction
-on a free cell or on the goal), drawn once in NumPy; a picture is then one lookup.
+on a free cell or on the goal), drawn once in NumPy; a picture is then one look-up.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from rlgen.envs.maze.tiles import N_TILES, TILE_COLOURS, Tile
 # Below this many pixels per cell, lines would cover more of a cell than they mark.
 _MIN_CELL_WITH_LINES = 8
 _LINE_STRENGTH = 0.13
+# In cells that small, a tint around goal and agent makes them easy to find.
+_TINT_STRENGTH = 0.5
+_N_SPRITES = N_TILES + 8  # tiles, then 4 directions on a free cell and on the goal
 _SUPERSAMPLING = 8  # per axis, for the smooth edges of the agent
 
 
@@ -44,25 +47,32 @@ def render(
       uint8[(H + 2) cell, (W + 2) cell, 3].
     """
     height, width = level.walls.shape
-    cell = default_cell(height, width) if cell is None else cell
-    rows = jnp.arange(height, dtype=jnp.int32)[:, None]
-    cols = jnp.arange(width, dtype=jnp.int32)[None, :]
-    is_goal = (rows == level.goal[0]) & (cols == level.goal[1])
-    is_agent = (rows == position[0]) & (cols == position[1])
-    sprite = jnp.where(level.walls, int(Tile.WALL), int(Tile.EMPTY))
+    cell = default_cell(height, width) if cell is None else int(cell)
+    rows = jnp.arange(-1, height + 1, dtype=jnp.int32)[:, None]
+    cols = jnp.arange(-1, width + 1, dtype=jnp.int32)[None, :]
+
+    def distance(to):
+        return jnp.maximum(jnp.abs(rows - to[0]), jnp.abs(cols - to[1]))
+
+    from_goal, from_agent = distance(level.goal), distance(position)
+    is_goal = from_goal == 0
+    walls = jnp.pad(level.walls, 1, constant_values=True)
+    sprite = jnp.where(walls, int(Tile.WALL), int(Tile.EMPTY))
     sprite = jnp.where(is_goal, int(Tile.GOAL), sprite)
     on_agent = N_TILES + 4 * is_goal.astype(jnp.int32) + (direction & 3)
-    sprite = jnp.where(is_agent, on_agent, sprite)
-    sprite = jnp.pad(sprite, 1, constant_values=int(Tile.WALL))
+    sprite = jnp.where(from_agent == 0, on_agent, sprite)
+    if cell < _MIN_CELL_WITH_LINES:
+        tint = jnp.where(from_agent == 1, 2, jnp.where(from_goal == 1, 1, 0))
+        sprite = jnp.where(is_goal | (from_agent == 0), 0, tint) * _N_SPRITES + sprite
     pixels = jnp.asarray(_sprites(cell))[sprite]  # (H + 2, W + 2, cell, cell, 3)
     return pixels.swapaxes(1, 2).reshape((height + 2) * cell, (width + 2) * cell, 3)
 
 
 @functools.cache
 def _sprites(cell: int) -> np.ndarray:
-    """One picture per tile, then the agent's 4 directions on a free cell and on the goal.
+    """All sprites as they are, tinted with the goal's and with the agent's colour.
 
-    uint8[N_TILES + 8, cell, cell, 3].
+    uint8[3 * _N_SPRITES, cell, cell, 3].
     """
     tiles = np.broadcast_to(
         TILE_COLOURS[:, None, None].astype(np.float64), (N_TILES, cell, cell, 3)
@@ -77,7 +87,12 @@ def _sprites(cell: int) -> np.ndarray:
         tiles[under] + triangles * (TILE_COLOURS[Tile.AGENT] - tiles[under])
         for under in (Tile.EMPTY, Tile.GOAL)
     ]
-    return np.round(np.concatenate([tiles, *agents])).astype(np.uint8)
+    plain = np.concatenate([tiles, *agents])
+    tinted = [
+        plain + _TINT_STRENGTH * (TILE_COLOURS[tile] - plain)
+        for tile in (Tile.GOAL, Tile.AGENT)
+    ]
+    return np.round(np.concatenate([plain, *tinted])).astype(np.uint8)
 
 
 def _triangles(cell: int) -> np.ndarray:
@@ -90,7 +105,7 @@ def _triangles(cell: int) -> np.ndarray:
     fine = (np.arange(side * _SUPERSAMPLING) + 0.5) / (side * _SUPERSAMPLING)
     y, x = np.meshgrid(fine, fine, indexing="ij")
     # Small cells have no pixels to spare for a margin.
-    margin = 0.12 if n_lines else 0.0
+    margin = 0.09 if n_lines else 0.0
     left, tip = margin, 1 - margin
     half = (0.5 - margin) * (tip - x) / (tip - left)
     inside = (x >= left) & (np.abs(y - 0.5) <= half)

@@ -93,9 +93,7 @@ numbers = st.floats(-4, 4, width=32)
 steps = arrays(np.float32, (T, B), elements=numbers)
 # Endings are rarer than steps, else most episodes would be one step long.
 endings = arrays(np.bool_, (T, B), elements=st.sampled_from([False, False, True]))
-best = arrays(
-    np.float32, (L,), elements=st.just(-np.inf) | st.floats(-8, 8, width=32)
-)
+best = arrays(np.float32, (L,), elements=st.just(-np.inf) | st.floats(-8, 8, width=32))
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,138 @@
+"""`rlgen levels`: look at levels, keep them in files, read them back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlgen.errors import UserError
+from rlgen.levels import SPLITS, LevelFileError, LevelSet, hash_text, stack
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelsOptions:
+    """Which levels, and what to do with them.
+
+    Attributes:
+      n: number of levels to generate.
+      seed: seed of the generator.
+      split: generate levels of this split (train, validation or test).
+      named: the named levels of this size instead of generated ones.
+      load: a level set (.npz) or a level drawn as text (.txt) instead.
+      save: write the set to this file (.npz).
+      picture: write a picture of the levels to this file (.png).
+      show: how many levels to print as text.
+      name: name of the generated set.
+    """
+
+    n: int = 16
+    seed: int = 0
+    split: str = "train"
+    named: bool = False
+    load: str = ""
+    save: str = ""
+    picture: str = "levels.png"
+    show: int = 4
+    name: str = "levels"
+
+
+def run(env_name: str, env_type: type, args: Sequence[str]) -> LevelSet:
+    """Parses the flags of `rlgen levels ENV` and does what they say."""
+    import tyro
+
+    holder = dataclasses.make_dataclass(
+        "Options", [("options", LevelsOptions), ("env", env_type)], frozen=True
+    )
+    parsed: Any = tyro.cli(
+        holder,
+        prog=f"rlgen levels {env_name}",
+        default=holder(LevelsOptions(), env_type()),
+        args=list(args),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+    )
+    options, config = parsed.options, parsed.env
+    space = config.make_space()
+    level_set = _choose(options, config, space)
+    features = jax.jit(jax.vmap(space.features))(level_set.levels)
+    features = {name: np.asarray(value) for name, value in features.items()}
+    _print(level_set, features, space, options.show)
+    if options.save:
+        print("saved", level_set.save(options.save))
+    if options.picture:
+        from rlgen.evaluation import pictures
+
+        images = pictures.level_images(
+            config.make_env(), level_set.levels, jax.random.key(0)
+        )
+        path = pictures.level_grid(
+            images, captions(level_set, features), Path(options.picture), level_set.name
+        )
+        print("picture", path)
+    return level_set
+
+
+def _choose(options: LevelsOptions, config: Any, space: Any) -> LevelSet:
+    if options.load and options.load.endswith(".txt"):
+        try:
+            text = Path(options.load).read_text()
+        except OSError as error:
+            raise LevelFileError(
+                f"Cannot read {options.load}: {error.strerror}."
+            ) from None
+        return LevelSet.from_levels(
+            space,
+            stack([space.from_str(text)]),
+            name=Path(options.load).stem,
+            labels=(Path(options.load).stem,),
+            provenance={"source": options.load},
+        )
+    if options.load:
+        return LevelSet.load(options.load, space)
+    if options.named:
+        return config.named_set()
+    if options.split not in SPLITS:
+        raise UserError(
+            f"Unknown split {options.split!r}: choose {', '.join(SPLITS)}."
+        )
+    if options.n < 1:
+        raise UserError(f"n is {options.n}: choose at least 1.")
+    return LevelSet.generate(
+        space,
+        options.n,
+        seed=options.seed,
+        split=options.split,
+        name=options.name,
+        solvable=config.solvable,
+    )
+
+
+def captions(level_set: LevelSet, features: dict[str, np.ndarray]) -> list[str]:
+    """One line per level: its label and what is known of it."""
+    lines = []
+    for i, label in enumerate(level_set.labels):
+        parts = [label]
+        if "path_length" in features:
+            length = features["path_length"][i]
+            parts.append(f"path {length:.0f}" if np.isfinite(length) else "unsolvable")
+        if "n_walls" in features:
+            parts.append(f"{features['n_walls'][i]:.0f} walls")
+        lines.append("  ".join(parts))
+    return lines
+
+
+def _print(level_set: LevelSet, features: dict, space: Any, show: int) -> None:
+    lines = captions(level_set, features)
+    for i in range(min(show, len(level_set))):
+        print(f"{lines[i]}  {hash_text(level_set.hashes[i])}")
+        print(space.to_str(level_set[i]))
+    summary = ", ".join(
+        f"{name} {np.nanmean(value):.2f}"
+        for name, value in features.items()
+        if np.any(np.isfinite(value))
+    )
+    print(f"{len(level_set)} levels of set {level_set.name} ({level_set.split}): {summary}")
