@@ -44,24 +44,32 @@ _COLOURS = {
     "new": "#0072B2",
     "replay": "#D55E00",
     "edited": "#009E73",
-    "train": "#8a8d98",
+    "all": "#8a8d98",
 }
 _SOLVED = LinearSegmentedColormap.from_list(
     "solved", ["#D55E00", "#EBB747", "#68AEDB", "#005FA3"]
 )
 _DPI = 160
 
-# Panel title -> columns; "*" stands for anything and gives the series its name. A
-# column is drawn in the first panel that names it.
+# Panel title -> columns, as "column" or "name of the series=column"; "*" stands for
+# anything and names the series. A column is drawn in the first panel that asks for it.
 DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
     "Held-out solve rate": ("eval_*_solve_rate",),
-    "Train solve rate by role": ("train_solve_rate", "solve_rate_*"),
-    "Loss": ("loss", "policy_loss", "value_loss"),
+    "Train solve rate by role": ("all=train_solve_rate", "solve_rate_*"),
+    "Loss": ("total=loss", "policy=policy_loss", "value=value_loss"),
     "Entropy of the policy": ("entropy",),
-    "Size of an update": ("approx_kl", "clip_fraction"),
-    "Shares": ("buffer_fill", "buffer_edited", "acceptance", "level_solvable"),
-    "Number of levels": ("buffer_effective_levels", "unique_levels"),
-    "Scores in the buffer": ("buffer_score", "buffer_max_score"),
+    "Size of an update": ("KL divergence=approx_kl", "share clipped=clip_fraction"),
+    "Shares of levels": (
+        "buffer full=buffer_fill",
+        "edited=buffer_edited",
+        "accepted=acceptance",
+        "solvable=level_solvable",
+    ),
+    "Number of levels": (
+        "effective, buffer=buffer_effective_levels",
+        "distinct, batch=unique_levels",
+    ),
+    "Scores in the buffer": ("mean=buffer_score", "highest=buffer_max_score"),
     "Levels played": ("level_*",),
 }
 # Panels of these columns alone run from 0 to 1.
@@ -95,8 +103,9 @@ def level_grid(
     """Draws a grid of pictures with a caption below each.
 
     Args:
-      images: N pictures uint8[H, W, 3], of one size or of several.
-      captions: N texts; "\\n" starts a new line. Long ones are set smaller.
+      images: N pictures uint8[H, W, 3], of one size or of several. Of more than 120,
+        the first 120 are drawn and the title says so.
+      captions: N texts, of one line or several. Long lines are set smaller.
       path: PNG file to write.
       title: stands above the grid.
       columns: pictures per row; None chooses a grid with few holes.
@@ -159,7 +168,7 @@ def learning_curves(
       frame: one row per seed and time: `seed`, `env_steps` and columns of metrics,
         NaN where one has no value.
       path: PNG file to write.
-      groups: panel title -> columns, "*" for anything; None for `DEFAULT_GROUPS`.
+      groups: panel title -> columns, written as in `DEFAULT_GROUPS`, which None takes.
         Columns that are missing or empty are left out, and so are empty panels.
 
     Returns:
@@ -210,7 +219,8 @@ def agent_gif(
 
     Args:
       env: without an auto-reset wrapper.
-      network, params: the policy.
+      network: the policy.
+      params: its parameters.
       levels: stacked on a leading axis N in 1..4.
       key: of the episodes.
       path: GIF file to write.
@@ -321,7 +331,11 @@ def _tiles(
         if bars is not None and colours is not None:
             ax.spines[:].set(color=colours[i], linewidth=2.2)
             below -= 0.08
-            _bar(figure, left / width, below / height, tile_w / width, 0.05 / height, bars[i], colours[i])  # fmt: skip
+            length = 0.0 if np.isnan(bars[i]) else bars[i]
+            for share, colour in ((1.0, _TRACK), (length, colours[i])):
+                size = (share * tile_w / width, 0.05 / height)
+                corner = (left / width, below / height)
+                figure.add_artist(Rectangle(corner, *size, color=colour, lw=0))
             below -= 0.04
         centre = (left + tile_w / 2) / width
         for line in captions[i].split("\n"):
@@ -331,14 +345,6 @@ def _tiles(
             _fit(text, tile_w + 0.6 * gap)
             below -= 0.15
     return _save(figure, path)
-
-
-def _bar(figure, left, bottom, width, height, value, colour) -> None:
-    figure.add_artist(Rectangle((left, bottom), width, height, color=_TRACK, lw=0))
-    if value > 0:
-        figure.add_artist(
-            Rectangle((left, bottom), width * value, height, color=colour, lw=0)
-        )
 
 
 def _balanced_columns(n: int) -> int:
@@ -375,11 +381,11 @@ def _panels(
     panels = {}
     for title, patterns in groups.items():
         series = {}
-        for pattern in patterns:
+        for entry in patterns:
+            name, _, pattern = entry.rpartition("=")
             for column in list(left):
                 if (wild := _match(pattern, column)) is not None:
-                    name = wild or column.removesuffix("_solve_rate")
-                    series[name.replace("_", " ")] = column
+                    series[name or (wild or column).replace("_", " ")] = column
                     left.remove(column)
         if series:
             panels[title] = series
@@ -407,7 +413,7 @@ def _lines(ax: Axes, frame: pd.DataFrame, series: dict[str, str]) -> None:
         for x, line, low, high in _over_seeds(frame, column):
             width = 1.6 if len(x) < 60 else 1.2
             marker = "o" if len(x) == 1 else None
-            front = 2 if name == "train" else 3
+            front = 2 if name == "all" else 3
             ax.plot(
                 x, line, style, color=colour, label=label, lw=width, marker=marker,
                 ms=3.5, zorder=front,

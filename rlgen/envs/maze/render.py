@@ -19,7 +19,7 @@ from rlgen.envs.maze.tiles import N_TILES, TILE_COLOURS, Tile
 _MIN_CELL_WITH_LINES = 8
 _LINE_STRENGTH = 0.13
 # In cells that small, a tint around goal and agent makes them easy to find.
-_TINT_STRENGTH = 0.5
+_TINT_STRENGTH = 0.6
 _N_SPRITES = N_TILES + 8  # tiles, then 4 directions on a free cell and on the goal
 _SUPERSAMPLING = 8  # per axis, for the smooth edges of the agent
 

@@ -1,0 +1,359 @@
+"""The runner: chunks, seeds, resumption, signals and what it writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from rlgen import runner, training
+from rlgen.config import RunConfig
+from rlgen.errors import UserError
+from rlgen.store import RunStore
+
+TINY = {
+    "n_envs": 4,
+    "n_steps": 8,
+    "n_minibatches": 2,
+    "n_epochs": 2,
+    "core_size": 8,
+    "buffer_size": 16,
+    "min_fill": 0.1,
+    "height": 5,
+    "width": 5,
+    "max_walls": 5,
+    "max_steps": 8,
+    "n_heldout": 4,
+    "eval_episodes": 1,
+    "n_updates": 6,
+    "log_every": 2,
+    "progress": False,
+    "pictures": False,
+}
+
+
+def tiny(algorithm="accel", **settings):
+    levels = {"heldout": "uniform"} if algorithm == "accel" else {}
+    return training.make_config(algorithm, "maze", "quick", TINY | levels | settings)
+
+
+def train(config, path, **program):
+    store = RunStore.open(path, config.name, config)
+    states = runner.run(config.build(), config.run, store, **program)
+    return store, jax.device_get(jax.tree.map(as_data, states))
+
+
+def as_data(x):
+    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(x) if is_key else x
+
+
+def assert_same_bits(a, b):
+    chex.assert_trees_all_equal_structs(a, b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert np.array_equal(x, y, equal_nan=np.issubdtype(x.dtype, np.floating))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One uninterrupted run of ACCEL with two seeds, in chunks of two updates."""
+    return train(tiny(seeds=2, eval_every=4), tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+def test_chunk_sizes_end_with_the_same_bits(whole, tmp_path, log_every):
+    config = tiny(seeds=2, eval_every=4, log_every=log_every)
+    assert_same_bits(train(config, tmp_path)[1], whole[1])
+
+
+def test_the_exported_train_function_ends_with_the_same_numbers(whole):
+    """`Experiment.train` scans the same update; XLA may order a sum differently."""
+    config = tiny()
+    states, metrics = jax.jit(config.build().train, static_argnums=1)(
+        jax.random.key(0), config.run.n_updates
+    )
+    first = jax.tree.map(lambda x: x[0], whole[1])
+    chex.assert_trees_all_close(
+        jax.device_get(jax.tree.map(as_data, states)), first, atol=1e-4
+    )
+    assert metrics["loss"].shape == (6,)
+
+
+def test_seeds_run_as_if_alone(whole, tmp_path):
+    alone = train(tiny(seed=1, eval_every=4), tmp_path)[1]
+    assert_same_bits(
+        jax.tree.map(lambda x: x[0], alone), jax.tree.map(lambda x: x[1], whole[1])
+    )
+
+
+def test_seeds_differ(whole):
+    params = jax.tree.leaves(whole[1].learner.params)
+    assert not all(np.array_equal(p[0], p[1]) for p in params)
+
+
+def test_vmapped_seeds_learn_the_same_numbers(tmp_path):
+    """On DR no decision depends on the seeds' buffers, so both axes must agree."""
+    one = train(tiny("dr", seeds=2, n_updates=2), tmp_path / "map")[1]
+    two = train(tiny("dr", seeds=2, n_updates=2, seed_axis="vmap"), tmp_path / "vmap")[1]
+    chex.assert_trees_all_close(one.learner.params, two.learner.params, atol=1e-4)
+
+
+def test_vmapped_seeds_of_accel_share_their_roles(tmp_path):
+    store, _ = train(tiny(seeds=3, seed_axis="vmap", log_every=1), tmp_path)
+    rows = store.read_metrics()
+    roles = rows[rows.kind == "train"].groupby("update")["role"]
+    assert (roles.nunique() == 1).all() and set(rows.role.dropna()) > {0.0}
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(whole, tmp_path, monkeypatch):
+    config = tiny(seeds=2, eval_every=4)
+    store = RunStore.open(tmp_path, config.name, config)
+    calls = []
+    chunk = runner.Program.chunk
+
+    def chunk_then_signal(self, states, n_updates):
+        calls.append(n_updates)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return chunk(self, states, n_updates)
+
+    monkeypatch.setattr(runner.Program, "chunk", chunk_then_signal)
+    with pytest.raises(runner.Preempted) as stop:
+        runner.run(config.build(), config.run, store)
+    assert stop.value.signum == signal.SIGTERM
+    assert store.read_run()["status"] == "preempted" and not store.is_done
+    # A row written after the checkpoint must not stand twice after resuming.
+    store.append_metrics([{"kind": "train", "seed": 0, "update": 5}])
+    again, states = train(config, tmp_path)
+    assert again.path == store.path
+    assert_same_bits(states, whole[1])
+    mine, theirs = again.read_metrics(), whole[0].read_metrics()
+    timing = ["wall_s", "steps_per_s"]
+    pd.testing.assert_frame_equal(mine.drop(columns=timing), theirs.drop(columns=timing))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_process_goes_on_to_the_same_bits(tmp_path, signum):
+    """A real process, killed in the middle: SIGKILL goes back to the last checkpoint."""
+    settings = TINY | {"n_updates": 400, "log_every": 5, "checkpoint_every_s": 0.0}
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in settings.items()]
+    command = [sys.executable, "-m", "rlgen.cli", "train", "plr", *flags]
+
+    def start(out):
+        return subprocess.Popen(
+            [*command, f"--out={out}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )
+
+    process = start(tmp_path / "killed")
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        found = list((tmp_path / "killed").glob("*/run.json"))
+        if found and json.loads(found[0].read_text()).get("update", 0) >= 20:
+            break
+        time.sleep(0.05)
+    process.send_signal(signum)
+    _, stderr = process.communicate(timeout=120)
+    expected = -signal.SIGKILL if signum == signal.SIGKILL else 128 + signal.SIGTERM
+    assert process.returncode == expected, stderr.decode()[-2000:]
+    assert not list((tmp_path / "killed").glob("*/DONE"))
+    for name in ("killed", "whole"):
+        assert start(tmp_path / name).wait(timeout=240) == 0
+    ends = []
+    for name in ("killed", "whole"):
+        (path,) = (tmp_path / name).iterdir()
+        config, store = training.load_run(path)
+        assert store.is_done
+        if name == "killed":
+            assert store.read_run()["resumed_at"] >= 20
+        ends.append((training.restore(config, store), store.read_metrics()))
+    (_, update, states), rows = ends[0]
+    (_, other_update, other_states), other_rows = ends[1]
+    assert update == other_update == 400
+    assert_same_bits(jax.tree.map(as_data, states), jax.tree.map(as_data, other_states))
+    timing = ["wall_s", "steps_per_s"]
+    pd.testing.assert_frame_equal(
+        rows.drop(columns=timing), other_rows.drop(columns=timing)
+    )
+
+
+def test_nothing_compiles_while_a_run_is_going(tmp_path, caplog):
+    """Chunks of several lengths and evaluations run what was compiled before."""
+    config = tiny("plr", n_updates=7, eval_every=3)
+    experiment = config.build()
+    program = runner.Program(experiment, config.run)
+    store = RunStore.open(tmp_path, config.name, config)
+    with jax.log_compiles(True), caplog.at_level("WARNING", logger="jax"):
+        runner.run(experiment, config.run, store, program=program)
+        jax.jit(lambda x: x + 1)(1)  # shows that a compilation would be seen
+    compiled = [r.getMessage() for r in caplog.records if "ompiling" in r.getMessage()]
+    large = [m for m in compiled if any(n in m for n in ("run_all", "evaluate", "init"))]
+    assert compiled and not large
+
+
+def test_a_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = tiny("dr", lr=1e-3, n_updates=20, checkpoint_every_s=0.0, log_every=1)
+    experiment = config.build()
+    update = type(experiment).update
+
+    class Poisoned(type(experiment)):
+        def update(self, state):
+            state, metrics = update(self, state)
+            bad = state.n_updates >= 7
+            params = jax.tree.map(
+                lambda p: jnp.where(bad, jnp.nan, p), state.learner.params
+            )
+            metrics["finite"] = jnp.where(bad, 0.0, metrics["finite"])
+            return state.replace(learner=state.learner.replace(params=params)), metrics
+
+    fields = dataclasses.fields(experiment)
+    poisoned = Poisoned(**{f.name: getattr(experiment, f.name) for f in fields})
+    store = RunStore.open(tmp_path, config.name, config)
+    with pytest.raises(runner.NonFinite, match="after update 7: lower the learning"):
+        runner.run(poisoned, config.run, store)
+    assert store.read_run()["status"] == "failed"
+    _, saved, states = training.restore(config, store)
+    assert saved == 6
+    assert all(np.isfinite(p).all() for p in jax.tree.leaves(states.learner.params))
+
+
+def test_a_huge_learning_rate_is_noticed(tmp_path):
+    config = tiny("dr", lr=1e30, max_grad_norm=1e30, n_updates=20, anneal_lr=False)
+    with pytest.raises(runner.NonFinite, match="not finite any more after update"):
+        train(config, tmp_path)
+
+
+def test_what_a_run_writes(whole):
+    store = whole[0]
+    run = store.read_run()
+    assert run["update"] == 6 and run["env_steps"] == 2 * 6 * 4 * 8
+    assert {"versions", "commit", "device", "compile_s", "wall_s"} <= run.keys()
+    rows = store.read_metrics()
+    assert list(rows[rows.kind == "train"]["update"].unique()) == [2, 4, 6]
+    assert list(rows[rows.kind == "eval"]["update"].unique()) == [4, 6]
+    episodes = pd.read_parquet(store.eval_dir / "update_00000006.parquet")
+    assert len(episodes) == 2 * 4 * 1 and set(episodes.level_set) == {"heldout"}
+    diagnostics = {
+        "buffer_effective_levels", "unique_levels", "buffer_fill", "acceptance",
+        "level_solvable", "level_path_length", "level_n_walls", "score_new",
+        "score_replay", "score_edited", "student_updates", "steps_per_s",
+    }  # fmt: skip
+    assert diagnostics <= set(rows.columns)
+
+
+def test_evaluation_does_not_change_training(whole, tmp_path):
+    """Held-out levels are only looked at: without them training is the same."""
+    config = tiny(seeds=2, eval_every=0)
+    assert_same_bits(train(config, tmp_path)[1], whole[1])
+
+
+def test_a_broken_sink_never_stops_a_run(tmp_path):
+    from rlgen import sinks
+
+    class Broken:
+        def log(self, *args, **kwargs):
+            raise ConnectionError("no network")
+
+        def finish(self, *args, **kwargs):
+            raise ConnectionError("no network")
+
+        mark_preempting = finish
+
+    sink = object.__new__(sinks.WandbSink)
+    sink._run, sink._alive = Broken(), True
+    config = tiny("dr", n_updates=2)
+    store = RunStore.open(tmp_path, config.name, config)
+    with pytest.warns(UserWarning, match="wandb stopped logging"):
+        runner.run(config.build(), config.run, store, [sink])
+    assert store.metrics_size() > 0
+
+
+def test_wandb_offline_writes_a_run_and_missing_wandb_is_a_warning(
+    tmp_path, monkeypatch
+):
+    from rlgen import sinks
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    sink = sinks.open_wandb("offline", "name", "id-1", {"lr": 1.0}, dir=str(tmp_path))
+    assert sink is not None
+    sink.log({"seed": 0, "update": 1, "env_steps": 2, "wall_s": 0.1, "loss": 0.5})
+    sink.close("done")
+    assert list(tmp_path.glob("wandb/offline-run-*"))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.warns(UserWarning, match="logging to files"):
+        assert sinks.open_wandb("online", "name", "id-2", {}) is None
+    assert sinks.open_wandb("off", "name", "id-3", {}) is None
+
+
+def test_an_unwritable_directory_says_so(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    config = tiny("dr")
+    with pytest.raises(UserError, match="Cannot write to .* choose another --out"):
+        RunStore.open(blocked, config.name, config)
+
+
+def test_a_full_disk_ends_with_one_sentence(tmp_path, monkeypatch):
+    config = tiny("dr", n_updates=4)
+    store = RunStore.open(tmp_path, config.name, config)
+
+    def full(self, rows):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunStore, "append_metrics", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        runner.run(config.build(), config.run, store)
+
+
+def test_a_directory_of_other_settings_is_refused(tmp_path):
+    config = tiny("dr", run_dir=str(tmp_path / "mine"))
+    RunStore.open("", config.name, config, config.run.run_dir)
+    other = tiny("dr", run_dir=str(tmp_path / "mine"), lr=0.5)
+    with pytest.raises(UserError, match="belongs to other settings"):
+        RunStore.open("", other.name, other, other.run.run_dir)
+    # What does not change results does not change the directory.
+    same = tiny("dr", run_dir=str(tmp_path / "mine"), log_every=1, wandb="offline")
+    RunStore.open("", same.name, same, same.run.run_dir)
+
+
+def test_a_second_signal_is_not_caught():
+    old = signal.getsignal(signal.SIGUSR1)
+    seen = []
+    signal.signal(signal.SIGUSR1, lambda *_: seen.append("outer"))
+    try:
+        with runner.catch_signals() as received:
+            assert received() is None
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert received() == signal.SIGUSR1 and not seen
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert seen == ["outer"]
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seeds": 0}, "must be at least 1"),
+        ({"wandb": "maybe"}, "choose off, offline, online"),
+        ({"seed_axis": "pmap"}, "choose auto, map, vmap"),
+        ({"seed": -1}, "choose 0 or more"),
+    ],
+)
+def test_bad_run_settings_say_what_to_do(changes, words):
+    with pytest.raises(UserError, match=words):
+        RunConfig(**changes)
