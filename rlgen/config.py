@@ -72,7 +72,7 @@ def _replace(config: Any, values: Mapping[str, Any], source: str) -> Any:
         if dataclasses.is_dataclass(old):
             new = _replace(old, values, source)
         elif field.name in values:
-            new = _checked(field.name, old, values[field.name], source)
+            new = _checked(field, old, values[field.name], source)
         else:
             continue
         if new is not old:
@@ -80,7 +80,7 @@ def _replace(config: Any, values: Mapping[str, Any], source: str) -> Any:
     return dataclasses.replace(config, **changes) if changes else config
 
 
-def _checked(name: str, old: Any, new: Any, source: str) -> Any:
+def _checked(field: dataclasses.Field, old: Any, new: Any, source: str) -> Any:
     """Lets integers stand for floats; refuses any other change of type."""
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
         return float(new)
@@ -90,16 +90,12 @@ def _checked(name: str, old: Any, new: Any, source: str) -> Any:
             return float(new)
         except ValueError:
             pass
-    # Settings of several types (None by default, a number or a word) pass as they
-    # are: the dataclass checks them itself.
-    plain = (bool, int, float, str)
-    if (
-        type(old) in plain
-        and type(new) is not type(old)
-        and not (isinstance(old, int | str) and type(new) in (int, str))
-    ) or (isinstance(old, bool) != isinstance(new, bool) and type(old) in plain):
+    # Settings of several types (a number or a word) pass: the dataclass checks them.
+    is_union = "|" in str(field.type)
+    wrong = type(new) is not type(old) and type(old) in (bool, int, float, str)
+    if wrong and not is_union:
         raise UserError(
-            f"Setting {name} in {source} is {new!r}, but must be of type "
+            f"Setting {field.name} in {source} is {new!r}, but must be of type "
             f"{type(old).__name__}."
         )
     return tuple(new) if isinstance(old, tuple) and isinstance(new, list) else new

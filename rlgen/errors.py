@@ -3,5 +3,8 @@
 from __future__ import annotations
 
 
-class UserError(ValueError):
-    """Bad input. The message is one sentence; the CLI prints it and exits with 2."""
+class UserError(Exception):
+    """Bad input. The message is one sentence; the CLI prints it and exits with 2.
+
+    Not a `ValueError`: argument parsers catch those and wrap their text in boxes.
+    """

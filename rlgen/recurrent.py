@@ -15,8 +15,9 @@ the same sums are taken in another order:
   (large enough to use all cores, small enough to stay in the cache). What is left in
   the loop is two or three multiplications and one product with the hidden weights.
 * The gradients of weights and inputs are products over a whole block of steps.
-* The loops run transposed, [H, B]: gates are then contiguous, which a CPU vectorises,
-  and the slim array, not the weights, is what a matrix product repacks at each step.
+* The LSTM's loops run transposed, [H, B]: gates are then contiguous, which a CPU
+  vectorises, and the slim array, not the weights, is the one that a matrix product
+  may repack at each step. A GRU is too small for that to pay.
 * The inputs' product stays inside the loop. Taking it out costs more than it saves
   on a CPU: its result, as large as all gates, comes back from memory step by step.
 """
@@ -35,9 +36,8 @@ LSTMCarry = tuple[jax.Array, jax.Array]
 
 _BLOCK = 16
 
-# sigmoid(z) = (1 + tanh(z / 2)) / 2 lets one tanh serve all gates; here (i, f, g, o).
+# sigmoid(z) = (1 + tanh(z / 2)) / 2 lets one tanh serve all four gates (i, f, g, o).
 _LSTM_SCALE = (0.5, 0.5, 1.0, 0.5)
-_GRU_SCALE = (0.5, 0.5, 1.0)  # r, u, n
 
 
 def initial_carry(
@@ -106,16 +106,6 @@ def _reverse_blocks(
         state, out = lax.scan(block, state, blocks, reverse=True)
         parts.insert(0, out.reshape(whole, *out.shape[2:]))
     return state, jnp.concatenate(parts) if len(parts) > 1 else parts[0]
-
-
-def _merge_time(a: jax.Array) -> jax.Array:
-    """[n, G, B] to [G, n * B]: the steps of a block as columns of one matrix."""
-    return a.transpose(1, 0, 2).reshape(a.shape[1], -1)
-
-
-def _split_time(a: jax.Array, n_steps: int) -> jax.Array:
-    """[D, n * B] to [n, B, D]."""
-    return a.reshape(a.shape[0], n_steps, -1).transpose(1, 2, 0)
 
 
 # ---------------------------------------------------------------------------- LSTM
@@ -240,9 +230,10 @@ def _lstm_bwd(residuals, cotangents):
         keep = keep[:, None, :]
         inputs = (dhs, from_c, from_h, o * (1 - tanh_c * tanh_c), f * keep, keep)
         carry, dz = lax.scan(step, carry, inputs, reverse=True)
-        dz = _merge_time(dz)
+        # The steps of the block become columns of one matrix.
+        dz = dz.transpose(1, 0, 2).reshape(width, -1)
         xh = jnp.concatenate([x, h], -1).reshape(-1, n_inputs + n_hidden)
-        dx = _split_time(wi @ dz, t.shape[0])
+        dx = (wi @ dz).reshape(n_inputs, -1, n_envs).transpose(1, 2, 0)
         return (carry, dw + dz @ xh, db + dz.sum(1)), dx
 
     zeros = jnp.zeros((width, n_inputs + n_hidden), x.dtype)
@@ -287,11 +278,7 @@ def gru_step(
       The carry after the step, and h float32[B, H] (the same array).
     """
     h = jnp.where(reset[:, None], 0.0, carry)
-    xr, xu, xn = jnp.split(x @ params["wi"] + params["b"], 3, axis=-1)
-    hr, hu, hn = jnp.split(h @ params["wh"], 3, axis=-1)
-    r, u = jax.nn.sigmoid(xr + hr), jax.nn.sigmoid(xu + hu)
-    n = jnp.tanh(xn + r * (hn + params["bn"]))
-    h = (1.0 - u) * n + u * h
+    h, _ = _gru_cell(*(params[name] for name in ("wi", "wh", "b", "bn")), h, x)
     return h, h
 
 
@@ -317,24 +304,24 @@ def gru(
     return _gru(wi, wh, b, bn, carry, x, keep)
 
 
-def _gru_forward(wi, wh, b, bn, h, x, keep, save):
-    scale = jnp.repeat(jnp.array(_GRU_SCALE, x.dtype), wh.shape[0])
-    wi, wh = (wi * scale).T, (wh * scale).T
-    b, bn = (b * scale)[:, None], bn[:, None]
+def _gru_cell(wi, wh, b, bn, h, x):
+    """One step, and what its derivative needs."""
+    xr, xu, xn = jnp.split(x @ wi + b, 3, axis=-1)
+    hr, hu, hn = jnp.split(h @ wh, 3, axis=-1)
+    r, u = jax.nn.sigmoid(xr + hr), jax.nn.sigmoid(xu + hu)
+    hn = hn + bn
+    n = jnp.tanh(xn + r * hn)
+    return n + u * (h - n), (r, u, hn, n)
 
+
+def _gru_forward(wi, wh, b, bn, h, x, keep, save):
     def step(h, inputs):
         x, keep = inputs
-        h = h * keep
-        xr, xu, xn = jnp.split(wi @ x.T + b, 3)
-        hr, hu, hn = jnp.split(wh @ h, 3)
-        r, u = 0.5 * jnp.tanh(xr + hr) + 0.5, 0.5 * jnp.tanh(xu + hu) + 0.5
-        hn = hn + bn
-        n = jnp.tanh(xn + r * hn)
-        h = n + u * (h - n)
-        return h, ((h, r, u, hn, n) if save else (h,))
+        h, saved = _gru_cell(wi, wh, b, bn, h * keep, x)
+        return h, ((h, *saved) if save else (h,))
 
-    h, (hs, *saved) = lax.scan(step, h.T, (x, keep[:, None, :]))
-    return (h.T, hs.transpose(0, 2, 1)), saved
+    h, (hs, *saved) = lax.scan(step, h, (x, keep[:, :, None]))
+    return (h, hs), saved
 
 
 @jax.custom_vjp
@@ -350,37 +337,41 @@ def _gru_fwd(wi, wh, b, bn, h, x, keep):
 def _gru_bwd(residuals, cotangents):
     wi, wh, h, x, keep, hs, *saved = residuals
     dh, dhs = cotangents
-    n_envs, n_hidden = h.shape
+    n_inputs, width = wi.shape
+    n_hidden = h.shape[-1]
     h_before = jnp.concatenate([h[None], hs[:-1]]) * keep[:, :, None]
+    wh_t = wh.T
 
     def step(dh, inputs):
         dh_here, from_h, h_to_h, keep = inputs
         dh = dh + dh_here
-        dz = (from_h * dh).reshape(3 * n_hidden, -1)
-        return (dh * h_to_h + wh @ dz) * keep, dh
+        dz = from_h * jnp.concatenate([dh, dh, dh], -1)
+        return (dh * h_to_h + dz @ wh_t) * keep, dh
 
     def block(state, inputs):
         dh, dwi, dwh, db, dbn = state
         dhs, r, u, hn, n, x, h, keep = inputs
         # How the sums move h': the candidate's input share, then (r, u, hidden share).
         from_x = (1 - u) * (1 - n * n)
-        from_u = (h.transpose(0, 2, 1) - n) * u * (1 - u)
-        from_h = jnp.stack([from_x * hn * r * (1 - r), from_u, from_x * r], 1)
-        inputs = (dhs, from_h, u, keep[:, None, :])
+        from_h = jnp.concatenate(
+            [from_x * hn * r * (1 - r), (h - n) * u * (1 - u), from_x * r], -1
+        )
+        inputs = (dhs, from_h, u, keep[:, :, None])
         dh, dh_all = lax.scan(step, dh, inputs, reverse=True)
-        dz = _merge_time((from_h * dh_all[:, None]).reshape(-1, 3 * n_hidden, n_envs))
-        dn = _merge_time(from_x * dh_all)
-        dz_x = jnp.concatenate([dz[: 2 * n_hidden], dn])
-        dwi = dwi + dz_x @ x.reshape(-1, x.shape[-1])
-        dwh = dwh + dz @ h.reshape(-1, n_hidden)
-        db, dbn = db + dz_x.sum(1), dbn + dz[2 * n_hidden :].sum(1)
-        return (dh, dwi, dwh, db, dbn), _split_time(wi @ dz_x, x.shape[0])
+        # Cheaper to multiply again for the whole block than to write dz at each step.
+        dz = from_h * jnp.concatenate([dh_all, dh_all, dh_all], -1)
+        dz_x = jnp.concatenate([dz[..., : 2 * n_hidden], from_x * dh_all], -1)
+        dz, dz_x = dz.reshape(-1, width), dz_x.reshape(-1, width)
+        dwi = dwi + x.reshape(-1, n_inputs).T @ dz_x
+        dwh = dwh + h.reshape(-1, n_hidden).T @ dz
+        db, dbn = db + dz_x.sum(0), dbn + dz[:, 2 * n_hidden :].sum(0)
+        return (dh, dwi, dwh, db, dbn), (dz_x @ wi.T).reshape(x.shape)
 
-    dwi, dwh = jnp.zeros_like(wi.T), jnp.zeros_like(wh.T)
-    state = (dh.T, dwi, dwh, dwh[:, 0], dwh[0])
-    inputs = (dhs.transpose(0, 2, 1), *saved, x, h_before, keep)
+    zeros = (jnp.zeros_like(wi), jnp.zeros_like(wh), jnp.zeros_like(wh[0]))
+    state = (dh, *zeros, jnp.zeros_like(wh[:, 0]))
+    inputs = (dhs, *saved, x, h_before, keep)
     (dh, dwi, dwh, db, dbn), dx = _reverse_blocks(block, state, inputs)
-    return dwi.T, dwh.T, db, dbn, dh.T, dx, None
+    return dwi, dwh, db, dbn, dh, dx, None
 
 
 _gru.defvjp(_gru_fwd, _gru_bwd)

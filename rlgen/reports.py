@@ -84,21 +84,18 @@ def summary_table(episodes: pd.DataFrame) -> pd.DataFrame:
 def print_table(summary: pd.DataFrame, title: str, caption: str) -> None:
     """Shows a summary in the terminal."""
     table = Table(title=title, caption=caption, caption_justify="left")
-    for column in ("level set", "levels", "seeds", "episodes"):
-        table.add_column(column, justify="left" if column == "level set" else "right")
-    for column in ("solve rate (mean)", "95 %", "solve rate (IQM)", "95 %", "return"):
+    table.add_column("level set")
+    for column in ("levels", "seeds", "episodes", "solved", "IQM", "95 % (IQM)"):
         table.add_column(column, justify="right")
-    for row in summary.itertuples():
+    for row in summary.to_dict("records"):
         table.add_row(
-            str(row.level_set),
-            str(row.levels),
-            str(row.seeds),
-            f"{row.episodes:,}",
-            f"{row.mean:.3f}",
-            f"{row.mean_low:.3f}-{row.mean_high:.3f}",
-            f"{row.iqm:.3f}",
-            f"{row.iqm_low:.3f}-{row.iqm_high:.3f}",
-            f"{getattr(row, 'return', summary['return'][row.Index]):.3f}",
+            row["level_set"],
+            f"{row['levels']:,}",
+            str(row["seeds"]),
+            f"{row['episodes']:,}",
+            f"{row['mean']:.3f}",
+            f"{row['iqm']:.3f}",
+            f"{row['iqm_low']:.3f}-{row['iqm_high']:.3f}",
         )
     Console().print(table)
 

@@ -13,6 +13,7 @@ import pytest
 from rlgen.env import Env, Replay, Resample, Step, check_env, sample_action, take
 from rlgen.envs.maze import Maze, parse_maze
 from rlgen.envs.maze.levels import UniformWalls
+from rlgen.errors import UserError
 
 KEY = jax.random.key(0)
 
@@ -206,7 +207,7 @@ class TestReplay:
 
     def test_each_of_a_batch_keeps_its_own_level(self):
         env = Replay(Clock())
-        state, obs = jax.vmap(env.reset, (None, 0))(KEY, POOL)
+        state, _ = jax.vmap(env.reset, (None, 0))(KEY, POOL)
         step_fn = jax.jit(jax.vmap(env.step, (None, 0, 0, None)))
         for t in range(1, 16):
             step = step_fn(KEY, POOL, state, jnp.int32(0))
@@ -371,6 +372,6 @@ def test_the_best_return_needs_an_oracle():
     ids=str,
 )
 def test_impossible_mazes_are_told_in_one_sentence(settings):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         Maze(**settings)
     assert str(error.value).endswith(".") and "\n" not in str(error.value)

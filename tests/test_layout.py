@@ -36,7 +36,7 @@ def part_of(path):
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     if parts[0] in ("envs", "algos", "evaluation"):
         return parts[0]
-    return "top" if parts[0] in TOP else "core"
+    return "top" if parts[0] in (*TOP, "__init__") else "core"
 
 
 def files():

@@ -10,6 +10,7 @@ import pytest
 
 from rlgen.env import take
 from rlgen.envs.maze.levels import Empty, UniformWalls
+from rlgen.errors import UserError
 from rlgen.files import write_atomically
 from rlgen.levels import (
     SPLITS,
@@ -127,9 +128,14 @@ class TestLevelSet:
         # Another seed, other levels.
         assert_disjoint(loose, sets["train"])
 
+    def test_a_small_family_gives_each_level_once(self):
+        # 2 x 3 cells hold 6 * 5 * 4 empty levels, so draws repeat themselves.
+        level_set = LevelSet.generate(Empty(2, 3), 80, seed=0, split="train")
+        assert len(level_set) == len(set(map(bytes, level_set.hashes))) == 80
+
     def test_a_family_too_small_is_told(self):
         # 2 x 2 cells hold 4 * 3 * 4 empty levels, over all splits.
-        with pytest.raises(ValueError, match="of 49 distinct solvable levels") as error:
+        with pytest.raises(UserError, match="of 49 distinct solvable levels") as error:
             LevelSet.generate(Empty(2, 2), 49, seed=0, split="train")
         assert str(error.value).endswith(".") and "\n" not in str(error.value)
 
@@ -142,7 +148,7 @@ class TestLevelSet:
             lambda a, b: np.concatenate([a, b]), sets["train"].levels, held_out
         )
         leaky = LevelSet.from_levels(SPACE, both, name="leaky")
-        with pytest.raises(ValueError, match="test and leaky share 3 levels"):
+        with pytest.raises(UserError, match="test and leaky share 3 levels"):
             assert_disjoint(sets["validation"], sets["test"], leaky)
 
     def test_hashes_as_text(self):

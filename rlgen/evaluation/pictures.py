@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -98,7 +99,7 @@ def level_grid(
     path: str | Path,
     title: str | None = None,
     columns: int | None = None,
-    values: Sequence[float] | None = None,
+    values: Sequence[float] | np.ndarray | None = None,
 ) -> Path:
     """Draws a grid of pictures with a caption below each.
 
@@ -120,14 +121,14 @@ def level_grid(
     """
     if values is None:
         return _tiles(images, captions, path, title, columns)
-    values = np.clip(np.asarray(values, float), 0, 1)
-    colours = [_TRACK if np.isnan(v) else _SOLVED(v) for v in values]
-    return _tiles(images, captions, path, title, columns, values, colours, framed=True)
+    bars = np.clip(np.asarray(values, float), 0, 1)
+    colours = [_TRACK if np.isnan(bar) else _SOLVED(bar) for bar in bars]
+    return _tiles(images, captions, path, title, columns, bars, colours, framed=True)
 
 
 def curriculum_picture(
     images: Images,
-    probabilities: Sequence[float],
+    probabilities: Sequence[float] | np.ndarray,
     captions: Sequence[str],
     path: str | Path,
 ) -> Path:
@@ -180,10 +181,9 @@ def learning_curves(
     figure = Figure(
         figsize=(3.5 * n_columns + 0.2, 2.55 * n_rows + 0.55),
         dpi=_DPI,
-        layout="constrained",
+        layout=ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.09),
     )
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)
     if not panels:
         figure.suptitle("No metrics yet", fontsize=11, color=_INK)
         return _save(figure, path)
@@ -259,7 +259,7 @@ def agent_gif(
         for start in range(0, len(times), _FRAMES_AT_ONCE):
             # Short chunks are filled up with the last time: one shape, one compilation.
             at = np.minimum(start + np.arange(_FRAMES_AT_ONCE), len(times) - 1)
-            pictures = np.asarray(draw(levels, take(states, times[at])))
+            pictures = np.asarray(draw(levels, take(states, jnp.asarray(times[at]))))
             for t, images in zip(
                 times[start : start + len(at)], pictures, strict=False
             ):
@@ -285,7 +285,7 @@ def _tiles(
     path: str | Path,
     title: str | None,
     columns: int | None,
-    bars: Sequence[float] | None = None,
+    bars: np.ndarray | None = None,
     colours: Sequence[Any] | None = None,
     framed: bool = False,
 ) -> Path:
@@ -356,14 +356,14 @@ def _balanced_columns(n: int) -> int:
 
 def _fit(text: Text, width: float) -> None:
     """Sets a text smaller, and at last shortens it, until it is `width` inches wide."""
-    figure = text.get_figure()
-    renderer = figure.canvas.get_renderer()
 
-    def too_wide():
-        return text.get_window_extent(renderer).width > width * figure.dpi
+    def too_wide() -> bool:
+        return text.get_window_extent().width > width * _DPI
 
-    while too_wide() and text.get_fontsize() > 6:
-        text.set_fontsize(text.get_fontsize() - 0.5)
+    size = float(text.get_fontsize())
+    while too_wide() and size > 6:
+        size -= 0.5
+        text.set_fontsize(size)
     words = text.get_text()
     while too_wide() and len(words) > 1:
         words = words[:-1]
@@ -489,24 +489,31 @@ def _centre_and_band(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
         return statistics.iqm(x, axis=0)
 
     interval = statistics.stratified_bootstrap(runs, iqm, reps=300, whole_runs=True)
-    return tuple(np.asarray(part) for part in interval)
+    line, low, high = (np.asarray(part) for part in interval)
+    return line, low, high
 
 
 def _seeds_note(frame: pd.DataFrame) -> str:
-    n = len(np.unique(_seeds(frame)))
-    if n == 1:
-        return "1 seed"
-    if n < 4:
-        return f"{n} seeds: mean and range"
-    return f"{n} seeds: interquartile mean and its 95 % bootstrap interval"
+    steps, seeds = _numbers(frame["env_steps"]), _seeds(frame)
+    ends = [np.nanmax(steps[seeds == seed]) for seed in np.unique(seeds)]
+    n, n_to_end = len(ends), ends.count(max(ends))
+    note = "1 seed" if n == 1 else f"{n} seeds"
+    if n_to_end < n:
+        note += f" ({n_to_end} to the end)"
+    if 1 < n < 4:
+        note += ": mean and range"
+    elif n >= 4:
+        note += ": interquartile mean and its 95 % bootstrap interval"
+    return note
 
 
 def _seeds(frame: pd.DataFrame) -> np.ndarray:
-    return frame["seed"].to_numpy() if "seed" in frame else np.zeros(len(frame))
+    return np.asarray(frame["seed"]) if "seed" in frame else np.zeros(len(frame))
 
 
-def _numbers(column: pd.Series) -> np.ndarray:
-    return pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan)
+def _numbers(column: Any) -> np.ndarray:
+    """A column as float64, NaN for whatever is no number."""
+    return np.asarray(pd.to_numeric(column, errors="coerce"), float)
 
 
 def _save(figure: Figure, path: str | Path) -> Path:
@@ -598,8 +605,12 @@ def _palette(sample: np.ndarray) -> Image.Image:
     """
     codes = sample.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     colours, counts = np.unique(codes, return_counts=True)
-    common = colours[np.argsort(-counts, kind="stable")[:255]]
-    if np.isin(codes, common).mean() < 0.995:
+    by_count = colours[np.argsort(-counts, kind="stable")]
+    # Pillow looks colours up by their first six bits: keep the commonest of those alike.
+    alike = np.uint32(0xFCFCFC)
+    _, first = np.unique(by_count & alike, return_index=True)
+    common = by_count[np.sort(first)[:255]]
+    if np.isin(codes & alike, common & alike).mean() < 0.995:
         return Image.fromarray(sample).quantize(255, Image.Quantize.MEDIANCUT)
     palette = Image.new("P", (1, 1))
     palette.putpalette(b"".join(int(code).to_bytes(3, "big") for code in common))

@@ -11,9 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlgen.algos.ppo import PPOConfig
-from rlgen.algos.ued.curriculum import LevelReplay, ReplayConfig
-from rlgen.algos.ued.experiment import UED
+from rlgen.algos.ued.curriculum import (
+    LevelReplay,
+    ReplayConfig,
+    check_batch_size,
+)
+from rlgen.algos.ued.experiment import UED, check_auto_reset
 from rlgen.config import RunConfig
+from rlgen.errors import UserError
 from rlgen.networks import ActorCritic, NetworkConfig
 from rlgen.runner import SEED_AXIS_NAME, resolve_seed_axis
 
@@ -35,6 +40,12 @@ class UEDConfig:
     auto_reset: str = "replay"
     continue_episodes: bool = False
     eval_episodes: int = 4
+
+    def __post_init__(self):
+        check_batch_size(self.replay, self.ppo.n_envs)
+        check_auto_reset(self.auto_reset, self.continue_episodes)
+        if self.eval_episodes < 1:
+            raise UserError(f"eval_episodes is {self.eval_episodes}: choose 1 or more.")
 
 
 @dataclasses.dataclass(frozen=True)

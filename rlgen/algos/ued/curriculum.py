@@ -149,6 +149,15 @@ class ReplayConfig:
         return self.score in NEEDS_ORACLE or self.second_score in NEEDS_ORACLE
 
 
+def check_batch_size(config: ReplayConfig, n_levels: int) -> None:
+    """Raises `UserError` if a batch does not fit the buffer."""
+    if config.replay_prob > 0 and config.buffer_size < n_levels:
+        raise UserError(
+            f"A buffer of {config.buffer_size} levels is smaller than a batch of "
+            f"{n_levels}: raise buffer_size or lower n_envs."
+        )
+
+
 class ReplayState(struct.PyTreeNode):
     """The buffer, a clock that ticks once a batch, and the batch just replayed."""
 
@@ -177,11 +186,7 @@ class LevelReplay(LevelDistribution[ReplayState]):
     seed_axis: str | None = None
 
     def __post_init__(self):
-        if self.uses_buffer and self.config.buffer_size < self.n_levels:
-            raise UserError(
-                f"A buffer of {self.config.buffer_size} levels is smaller than a batch "
-                f"of {self.n_levels}: raise buffer_size or lower n_envs."
-            )
+        check_batch_size(self.config, self.n_levels)
 
     @property
     def scores(self) -> tuple[str, str]:

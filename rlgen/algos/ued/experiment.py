@@ -31,6 +31,19 @@ PyTree = Any
 AUTO_RESETS = ("replay", "resample")
 
 
+def check_auto_reset(auto_reset: str, continue_episodes: bool) -> None:
+    """Raises `UserError` if these two do not go together."""
+    if auto_reset not in AUTO_RESETS:
+        raise UserError(
+            f"Unknown auto_reset {auto_reset!r}: choose replay or resample."
+        )
+    if continue_episodes and auto_reset != "resample":
+        raise UserError(
+            "continue_episodes needs auto_reset=resample: a replayed level is played "
+            "from its start."
+        )
+
+
 class UEDState(struct.PyTreeNode):
     """Everything that one training run carries."""
 
@@ -76,15 +89,7 @@ class UED(Experiment[UEDState]):
     needs_oracle: bool = False
 
     def __post_init__(self):
-        if self.auto_reset not in AUTO_RESETS:
-            raise UserError(
-                f"Unknown auto_reset {self.auto_reset!r}: choose replay or resample."
-            )
-        if self.continue_episodes and self.auto_reset != "resample":
-            raise UserError(
-                "continue_episodes needs auto_reset=resample: a replayed level is "
-                "played from its start."
-            )
+        check_auto_reset(self.auto_reset, self.continue_episodes)
 
     @property
     def env_steps_per_update(self) -> int:

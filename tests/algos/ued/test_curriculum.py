@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.extend
@@ -182,7 +183,7 @@ def test_every_algorithm_plays_its_roles_in_order(name):
         expected.add(EDITED_LEVELS)
     assert set(roles) == expected
     if 0 < config.edit_prob < 1:
-        followers = {b for a, b in zip(roles, roles[1:], strict=False) if a == REPLAYED}
+        followers = {b for a, b in itertools.pairwise(roles) if a == REPLAYED}
         assert EDITED_LEVELS in followers and len(followers) > 1
 
 
@@ -224,7 +225,7 @@ def test_lineage_and_splits(name):
         assert after.buffer.batch.generation.max() > 1
 
 
-@pytest.mark.parametrize("replay_prob", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("replay_prob", [0.2, 1.0])
 def test_replays_are_as_frequent_as_asked(replay_prob):
     """The chance counts from when the buffer is full enough, not before."""
     config = ReplayConfig(replay_prob=replay_prob, buffer_size=8, min_fill=0.5)
@@ -232,13 +233,13 @@ def test_replays_are_as_frequent_as_asked(replay_prob):
     keys = jax.random.split(jax.random.key(0), 2000)
 
     @jax.jit
-    def count_replays(state):
-        return sum(jax.vmap(functools.partial(replay._next_role, state))(keys))
+    def count_replays(size):
+        state = replay.init(keys[0])
+        state = state.replace(buffer=state.buffer.replace(size=size))
+        return jnp.sum(jax.vmap(functools.partial(replay._next_role, state))(keys))
 
-    state = replay.init(keys[0])
     for size, ready in ((0, False), (3, False), (4, True), (8, True)):
-        filled = state.replace(buffer=state.buffer.replace(size=jnp.int32(size)))
-        n_replays = int(count_replays(filled))
+        n_replays = int(count_replays(jnp.int32(size)))
         if not ready:
             assert n_replays == 0
         else:
