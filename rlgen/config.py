@@ -113,7 +113,9 @@ def config_hash(config: Any) -> str:
 
 def to_yaml(config: Any) -> str:
     """The flat settings as YAML, in the order of their definition."""
-    flat = {k: list(v) if isinstance(v, tuple) else v for k, v in flatten(config).items()}
+    flat = {
+        k: list(v) if isinstance(v, tuple) else v for k, v in flatten(config).items()
+    }
     return yaml.safe_dump(flat, sort_keys=False)
 
 
@@ -185,6 +187,4 @@ class RunConfig:
             (self.wandb, ("off", "offline", "online"), "wandb"),
         ):
             if value not in known:
-                raise UserError(
-                    f"Unknown {name} {value!r}: choose {', '.join(known)}."
-                )
+                raise UserError(f"Unknown {name} {value!r}: choose {', '.join(known)}.")

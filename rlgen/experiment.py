@@ -44,7 +44,6 @@ class Experiment(abc.ABC, Generic[StateT]):
     #: Held-out levels by name; they are only ever evaluated on.
     eval_sets: dict[str, LevelSet]
 
-
     @abc.abstractmethod
     def init(self, key: jax.Array) -> StateT:
         """The state before training. No two leaves share a buffer."""
@@ -66,9 +65,7 @@ class Experiment(abc.ABC, Generic[StateT]):
         """The parameters that `network` acts with, of one seed or stacked over S."""
         raise NotImplementedError(f"{type(self).__name__} has no policy to evaluate.")
 
-    def draw(
-        self, states: StateT, folder: Path, episodes: pd.DataFrame
-    ) -> list[Path]:
+    def draw(self, states: StateT, folder: Path, episodes: pd.DataFrame) -> list[Path]:
         """Draws what there is to see of the final states [S, ...]; returns the files.
 
         Args:

@@ -96,9 +96,7 @@ def _choose(options: LevelsOptions, config: Any, space: Any) -> LevelSet:
     if options.named:
         return config.named_set()
     if options.split not in SPLITS:
-        raise UserError(
-            f"Unknown split {options.split!r}: choose {', '.join(SPLITS)}."
-        )
+        raise UserError(f"Unknown split {options.split!r}: choose {', '.join(SPLITS)}.")
     if options.n < 1:
         raise UserError(f"n is {options.n}: choose at least 1.")
     return LevelSet.generate(
@@ -135,4 +133,5 @@ def _print(level_set: LevelSet, features: dict, space: Any, show: int) -> None:
         for name, value in features.items()
         if np.any(np.isfinite(value))
     )
-    print(f"{len(level_set)} levels of set {level_set.name} ({level_set.split}): {summary}")
+    name = f"{level_set.name} ({level_set.split})"
+    print(f"{len(level_set)} levels of set {name}: {summary}")

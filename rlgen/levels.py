@@ -271,6 +271,10 @@ class LevelSet(Generic[LevelT]):
                 arrays = {name: file[name] for name in file.files}
             meta = json.loads(bytes(arrays["meta"]))
             hashes = arrays["hashes"]
+            labels = tuple(str(label) for label in meta["labels"])
+            about = {k: meta[k] for k in ("name", "split", "provenance")}
+            if len(labels) != len(hashes):
+                raise KeyError("labels")
         except FileNotFoundError:
             raise LevelFileError(f"There is no level file {path}.") from None
         except Exception as error:
@@ -299,10 +303,8 @@ class LevelSet(Generic[LevelT]):
         level_set = cls.from_levels(
             space,
             levels,
-            name=meta["name"],
-            split=meta["split"],
-            labels=tuple(meta["labels"]),
-            provenance=meta["provenance"],
+            labels=labels,
+            **about,
         )
         if not np.array_equal(level_set.hashes, hashes):
             raise LevelFileError(

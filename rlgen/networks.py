@@ -150,7 +150,9 @@ class ActorCritic:
         self.action_space = action_space
         self.config = config
         self._torso = Torso(observation_space, config)
-        self._heads = Heads(distributions.parameter_size(action_space), config.head_size)
+        self._heads = Heads(
+            distributions.parameter_size(action_space), config.head_size
+        )
 
     @property
     def is_recurrent(self) -> bool:
@@ -160,7 +162,9 @@ class ActorCritic:
     def init(self, key: jax.Array) -> PyTree:
         """Makes the parameters."""
         key_torso, key_core, key_heads = jax.random.split(key, 3)
-        obs = jax.tree.map(lambda x: jnp.asarray(x)[None], zero_obs(self.observation_space))
+        obs = jax.tree.map(
+            lambda x: jnp.asarray(x)[None], zero_obs(self.observation_space)
+        )
         torso = self._torso.init(key_torso, obs)
         features = self._torso.apply(torso, obs)
         params = {"torso": torso}

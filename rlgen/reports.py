@@ -1,4 +1,4 @@
-"""What a run leaves for people: a table in the terminal, pictures, a full evaluation."""
+"""What a run leaves for people: a table, pictures, a full evaluation."""
 
 from __future__ import annotations
 
@@ -104,10 +104,11 @@ def print_summary(config: Any, store: RunStore) -> None:
     """The table that ends `rlgen train`, with the paths of pictures."""
     run = store.read_run()
     episodes = last_evaluation(store)
+    last_seed = config.run.seed + config.run.seeds - 1
     caption = (
         f"{run.get('env_steps', 0):,} environment steps in all, "
         f"{run.get('wall_s', 0):.0f} s of training, {run.get('compile_s', 0):.0f} s of "
-        f"compilation, seeds {config.run.seed} to {config.run.seed + config.run.seeds - 1}"
+        f"compilation, seeds {config.run.seed} to {last_seed}"
     )
     if len(episodes):
         print_table(summary_table(episodes), store.path.name, caption)
@@ -171,7 +172,12 @@ def evaluate_run(
     for i, (name, (set_env, level_set)) in enumerate(sets.items()):
         with console.status(f"{name}: {len(level_set)} levels x {episodes} episodes"):
             results[name] = evaluate_seeds(
-                set_env, network, params, jax.random.fold_in(key, i), level_set, episodes
+                set_env,
+                network,
+                params,
+                jax.random.fold_in(key, i),
+                level_set,
+                episodes,
             )
         labels[name] = level_set.labels
     table = runner.episode_table(results, labels, config.run.seed)
@@ -220,7 +226,9 @@ def _robustness(
         )
     table = pd.DataFrame(rows)
     path = store.write_table(store.eval_dir / f"robustness_seed{seed}.parquet", table)
-    shown = Table(title=f"{n_levels:,} solvable random levels, {episodes} + {episodes} episodes")
+    shown = Table(
+        title=f"{n_levels:,} solvable random levels, {episodes} + {episodes} episodes"
+    )
     for column in ("worst share of levels", "solve rate", "95 % over seeds"):
         shown.add_column(column, justify="right")
     for row in table.itertuples():

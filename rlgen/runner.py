@@ -14,7 +14,7 @@ import dataclasses
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import pandas as pd
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import EvalResult, Experiment
-from rlgen.store import RunStore, Sink, unwritable
+from rlgen.store import Row, RunStore, Sink, unwritable
 
 PyTree = Any
 SEED_AXIS_NAME = "seeds"
@@ -82,9 +82,7 @@ class Program:
         self.state_shape = jax.eval_shape(over_seeds(experiment.init, axis), keys)
         # Under vmap the update may use collectives over seeds, so it is traced there.
         self.metric_names = sorted(
-            jax.eval_shape(
-                over_seeds(experiment.update, axis), self.state_shape
-            )[1]
+            jax.eval_shape(over_seeds(experiment.update, axis), self.state_shape)[1]
         )
 
         def run_one(state, n_updates):
@@ -158,7 +156,8 @@ class Checkpoints:
             return None
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         template = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            template,
         )
         restored = self._manager.restore(
             update,
@@ -369,7 +368,7 @@ class _Loop:
             "wall_s": round(wall_s, 3),
         }
 
-    def _log(self, rows: list[dict]) -> None:
+    def _log(self, rows: Sequence[Row]) -> None:
         self.store.append_metrics(rows)
         for sink in self.sinks:
             for row in rows:
@@ -383,7 +382,9 @@ class _Loop:
         labels = {name: sets[name].labels for name in results}
         table = episode_table(results, labels, self.config.seed)
         table.insert(0, "update", update)
-        self.store.write_table(self.store.eval_dir / f"update_{update:08d}.parquet", table)
+        self.store.write_table(
+            self.store.eval_dir / f"update_{update:08d}.parquet", table
+        )
         wall_s = self._now()
         rows = []
         for i in range(self.config.seeds):

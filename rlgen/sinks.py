@@ -33,7 +33,10 @@ class ProgressBar:
 
     def log(self, row: Row) -> None:
         """Moves the bar to the row's update."""
-        for name, label in (("train_solve_rate", "train"), ("eval_solve_rate", "held-out")):
+        for name, label in (
+            ("train_solve_rate", "train"),
+            ("eval_solve_rate", "held-out"),
+        ):
             value = row.get(name)
             if value is not None and math.isfinite(value):
                 self._shown[label] = f"{value:.2f}"
@@ -49,9 +52,11 @@ class ProgressBar:
 
 
 class WandbSink:
-    """One wandb run for all seeds: means over seeds, and every seed under its number."""
+    """One wandb run for all seeds, every seed's metrics under its number."""
 
-    def __init__(self, mode: str, name: str, run_id: str, config: dict[str, Any], **init):
+    def __init__(
+        self, mode: str, name: str, run_id: str, config: dict[str, Any], **init
+    ):
         import wandb
 
         self._run = wandb.init(
@@ -82,7 +87,9 @@ class WandbSink:
             self._run.log(values | shared)
         except Exception as error:  # wandb raises many kinds; none may end a run
             self._alive = False
-            warnings.warn(f"wandb stopped logging ({error}); the files go on.", stacklevel=2)
+            warnings.warn(
+                f"wandb stopped logging ({error}); the files go on.", stacklevel=2
+            )
 
     def close(self, status: str) -> None:
         """Ends the wandb run; a preempted one is marked as to be continued."""

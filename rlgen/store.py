@@ -23,7 +23,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,7 +55,9 @@ class RunStore:
     path: Path
 
     @classmethod
-    def open(cls, out: str | Path, name: str, config: Any, run_dir: str = "") -> RunStore:
+    def open(
+        cls, out: str | Path, name: str, config: Any, run_dir: str = ""
+    ) -> RunStore:
         """Makes the directory of a run, or finds the one that it already has.
 
         Args:
@@ -130,7 +132,7 @@ class RunStore:
         merged = self.read_run() | values
         self.write_text("run.json", json.dumps(merged, indent=2) + "\n")
 
-    def append_metrics(self, rows: list[Row]) -> None:
+    def append_metrics(self, rows: Sequence[Row]) -> None:
         """Appends rows to metrics.jsonl; numbers that do not exist become null."""
         with open(self.metrics_path, "a") as file:
             for row in rows:

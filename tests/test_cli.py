@@ -1,4 +1,4 @@
-"""The command line: what it promises, and one sentence with exit code 2 for mistakes."""
+"""The command line: what it promises; one sentence and exit code 2 for mistakes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def test_levels_prints_draws_and_saves(tmp_path, capsys):
     assert picture.stat().st_size > 1000
     assert main(["levels", "maze", f"--load={saved}", "--picture="]) == 0
     again = capsys.readouterr().out
-    drawing = [line for line in shown.splitlines() if set(line) <= set("#.G>v<^") and line]
+    drawing = [
+        line for line in shown.splitlines() if set(line) <= set("#.G>v<^") and line
+    ]
     assert all(line in again for line in drawing)
 
 
@@ -130,7 +132,10 @@ def files(tmp_path):
         ("eval {run} --levels {files}/seven.npz", "set its size to match the file"),
         ("eval {run} --levels {files}/broken.npz", "is not a level file of rlgen"),
         ("levels maze --load {files}/seven.npz", "set its size to match the file"),
-        ("levels maze --height 5 --width 5 --max-walls 5 --load {files}/nogoal.txt", "0 goals"),
+        (
+            "levels maze --height 5 --width 5 --max-walls 5 --load {files}/nogoal.txt",
+            "0 goals",
+        ),
         ("levels maze --named True --height 12", "No named maze is 12x13"),
         ("levels maze --split best", "choose train, validation, test"),
         ("levels mase", "Unknown environment mase"),
@@ -199,9 +204,15 @@ def test_the_hash_knows_results_from_logging():
     base = training.make_config("plr")
     digest = configs.config_hash(base)
     for field, value in (("out", "x"), ("wandb", "offline"), ("log_every", 3)):
-        assert configs.config_hash(training.make_config("plr", settings={field: value})) == digest
+        assert (
+            configs.config_hash(training.make_config("plr", settings={field: value}))
+            == digest
+        )
     for field, value in (("lr", 0.3), ("seed", 1), ("height", 9), ("staleness", 0.5)):
-        assert configs.config_hash(training.make_config("plr", settings={field: value})) != digest
+        assert (
+            configs.config_hash(training.make_config("plr", settings={field: value}))
+            != digest
+        )
 
 
 def test_two_settings_of_one_name_are_a_defect():
@@ -210,7 +221,7 @@ def test_two_settings_of_one_name_are_a_defect():
     @dataclasses.dataclass(frozen=True)
     class Clash:
         seed: int = 0
-        run: RunConfig = RunConfig()
+        run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     with pytest.raises(TypeError, match="share the name seed"):
         configs.flatten(Clash())

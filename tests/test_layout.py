@@ -56,7 +56,8 @@ def test_imports_point_one_way(path):
 
 
 @pytest.mark.parametrize(
-    ("library", "home"), [("flax.linen", "networks.py"), ("distrax", "distributions.py")]
+    ("library", "home"),
+    [("flax.linen", "networks.py"), ("distrax", "distributions.py")],
 )
 def test_libraries_that_may_go_have_one_home(library, home):
     users = {p.name for p in files() if library in set(imports(p))}

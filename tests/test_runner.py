@@ -105,7 +105,9 @@ def test_seeds_differ(whole):
 def test_vmapped_seeds_learn_the_same_numbers(tmp_path):
     """On DR no decision depends on the seeds' buffers, so both axes must agree."""
     one = train(tiny("dr", seeds=2, n_updates=2), tmp_path / "map")[1]
-    two = train(tiny("dr", seeds=2, n_updates=2, seed_axis="vmap"), tmp_path / "vmap")[1]
+    two = train(tiny("dr", seeds=2, n_updates=2, seed_axis="vmap"), tmp_path / "vmap")[
+        1
+    ]
     chex.assert_trees_all_close(one.learner.params, two.learner.params, atol=1e-4)
 
 
@@ -140,13 +142,15 @@ def test_a_stopped_run_goes_on_to_the_same_bits(whole, tmp_path, monkeypatch):
     assert_same_bits(states, whole[1])
     mine, theirs = again.read_metrics(), whole[0].read_metrics()
     timing = ["wall_s", "steps_per_s"]
-    pd.testing.assert_frame_equal(mine.drop(columns=timing), theirs.drop(columns=timing))
+    pd.testing.assert_frame_equal(
+        mine.drop(columns=timing), theirs.drop(columns=timing)
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_process_goes_on_to_the_same_bits(tmp_path, signum):
-    """A real process, killed in the middle: SIGKILL goes back to the last checkpoint."""
+    """A real process is killed; SIGKILL costs what came after the last checkpoint."""
     settings = TINY | {"n_updates": 400, "log_every": 5, "checkpoint_every_s": 0.0}
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in settings.items()]
     command = [sys.executable, "-m", "rlgen.cli", "train", "plr", *flags]
@@ -201,7 +205,9 @@ def test_nothing_compiles_while_a_run_is_going(tmp_path, caplog):
         runner.run(experiment, config.run, store, program=program)
         jax.jit(lambda x: x + 1)(1)  # shows that a compilation would be seen
     compiled = [r.getMessage() for r in caplog.records if "ompiling" in r.getMessage()]
-    large = [m for m in compiled if any(n in m for n in ("run_all", "evaluate", "init"))]
+    large = [
+        m for m in compiled if any(n in m for n in ("run_all", "evaluate", "init"))
+    ]
     assert compiled and not large
 
 
@@ -303,7 +309,7 @@ def test_an_unwritable_directory_says_so(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     config = tiny("dr")
-    with pytest.raises(UserError, match="Cannot write to .* choose another --out"):
+    with pytest.raises(UserError, match=r"Cannot write to .* choose another --out"):
         RunStore.open(blocked, config.name, config)
 
 

@@ -61,7 +61,7 @@ DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
     "Entropy of the policy": ("entropy",),
     "Size of an update": ("KL divergence=approx_kl", "share clipped=clip_fraction"),
     "Shares of levels": (
-        "buffer full=buffer_fill",
+        "filled=buffer_fill",
         "edited=buffer_edited",
         "accepted=acceptance",
         "solvable=level_solvable",
@@ -427,7 +427,7 @@ def _lines(ax: Axes, frame: pd.DataFrame, series: dict[str, str]) -> None:
 def _legend_shape(series: dict[str, str]) -> tuple[int, int]:
     """Columns and rows of a legend that is about as wide as a panel."""
     widest = max(len(name) for name in series)
-    columns = int(np.clip(52 // (widest + 6), 1, len(series)))
+    columns = int(np.clip(58 // (widest + 6), 1, len(series)))
     return columns, math.ceil(len(series) / columns)
 
 
@@ -601,19 +601,21 @@ def _frame(
 def _palette(sample: np.ndarray) -> Image.Image:
     """One palette for a whole film, from a few frames uint8[H, W, 3] of it.
 
-    Drawings have few colours and keep them exactly; photographs get the nearest ones.
+    Drawings have few colours and keep the common ones exactly; photographs do not.
     """
     codes = sample.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     colours, counts = np.unique(codes, return_counts=True)
-    by_count = colours[np.argsort(-counts, kind="stable")]
-    # Pillow looks colours up by their first six bits: keep the commonest of those alike.
-    alike = np.uint32(0xFCFCFC)
-    _, first = np.unique(by_count & alike, return_index=True)
-    common = by_count[np.sort(first)[:255]]
-    if np.isin(codes & alike, common & alike).mean() < 0.995:
+    common = np.argsort(-counts, kind="stable")[:1000]
+    if counts[common].sum() < 0.995 * codes.size:
         return Image.fromarray(sample).quantize(255, Image.Quantize.MEDIANCUT)
+    kept: list[np.ndarray] = []
+    for code in colours[common]:
+        colour = np.array([code >> 16, code >> 8 & 255, code & 255], np.int32)
+        # Pillow's look-up is coarse: of colours this near, it may take the wrong one.
+        if all(np.abs(colour - other).max() >= 12 for other in kept):
+            kept.append(colour)
     palette = Image.new("P", (1, 1))
-    palette.putpalette(b"".join(int(code).to_bytes(3, "big") for code in common))
+    palette.putpalette(np.array(kept[:255], np.uint8).tobytes())
     return palette
 
 

@@ -193,7 +193,7 @@ def test_panels_name_their_series():
     panels = pictures._panels(frame, pictures.DEFAULT_GROUPS)
     assert panels["Held-out solve rate"] == {"named": "eval_named_solve_rate"}
     assert set(panels["Train solve rate by role"]) == {"all", "new", "replay"}
-    assert panels["Shares of levels"] == {"buffer full": "buffer_fill"}
+    assert panels["Shares of levels"] == {"filled": "buffer_fill"}
     assert panels["Levels played"] == {"n walls": "level_n_walls"}
     assert "Number of levels" not in panels
     # A star in two places, and a column that an earlier panel has taken.

@@ -11,8 +11,8 @@ import functools
 from importlib import resources
 
 import jax
-import numpy as np
 
+from rlgen.envs.maze import paths
 from rlgen.envs.maze.env import MazeLevel
 from rlgen.envs.maze.levels import Empty, parse_maze
 from rlgen.levels import LevelFileError, LevelSet, stack
@@ -32,18 +32,23 @@ def names() -> tuple[str, ...]:
 
 
 @functools.cache
+def _read(name: str) -> MazeLevel:
+    if name not in names():
+        raise LevelFileError(
+            f"There is no maze named {name}: choose {', '.join(names())}."
+        )
+    folder = resources.files("rlgen.envs.maze") / "named"
+    return parse_maze((folder / f"{name}.txt").read_text())
+
+
+@functools.cache
 def named_level(name: str) -> MazeLevel:
     """One named level.
 
     Raises:
       LevelFileError: there is no such level, or it cannot be solved.
     """
-    if name not in names():
-        raise LevelFileError(
-            f"There is no maze named {name}: choose {', '.join(names())}."
-        )
-    folder = resources.files("rlgen.envs.maze") / "named"
-    return check_solvable(parse_maze((folder / f"{name}.txt").read_text()), name)
+    return check_solvable(_read(name), name)
 
 
 def check_solvable(level: MazeLevel, name: str) -> MazeLevel:
@@ -52,12 +57,14 @@ def check_solvable(level: MazeLevel, name: str) -> MazeLevel:
     Raises:
       LevelFileError: it cannot.
     """
-    space = Empty(*level.walls.shape)
-    if not bool(space.valid(jax.tree.map(np.asarray, level))):
+    if _path_length(level.walls, level.start, level.goal) <= 0:
         raise LevelFileError(
             f"The goal of level {name} cannot be reached from its start: open a way."
         )
     return level
+
+
+_path_length = jax.jit(paths.path_length)
 
 
 def named_levels(height: int, width: int) -> LevelSet[MazeLevel]:
@@ -66,9 +73,9 @@ def named_levels(height: int, width: int) -> LevelSet[MazeLevel]:
     Raises:
       LevelFileError: none has this size.
     """
-    chosen = [n for n in names() if named_level(n).walls.shape == (height, width)]
+    chosen = [n for n in names() if _read(n).walls.shape == (height, width)]
     if not chosen:
-        sizes = sorted({"x".join(map(str, named_level(n).walls.shape)) for n in names()})
+        sizes = sorted({"x".join(map(str, _read(n).walls.shape)) for n in names()})
         raise LevelFileError(
             f"No named maze is {height}x{width}: choose one of {', '.join(sizes)}."
         )
@@ -84,4 +91,4 @@ def named_levels(height: int, width: int) -> LevelSet[MazeLevel]:
 
 def sizes() -> tuple[tuple[int, int], ...]:
     """Sizes (height, width) for which there are named levels, ascending."""
-    return tuple(sorted({named_level(n).walls.shape for n in names()}))
+    return tuple(sorted({_read(n).walls.shape for n in names()}))
