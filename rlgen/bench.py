@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from rlgen import training
 from rlgen.algos.ued import buffer as level_buffer
 from rlgen.algos.ued import replay_distribution
-from rlgen.algos.ued.curriculum import EDITED_LEVELS, NEW_LEVELS, REPLAYED
+from rlgen.algos.ued.curriculum import EDITED_LEVELS, NEW_LEVELS, REPLAYED, LevelReplay
+from rlgen.algos.ued.experiment import UED
 from rlgen.env import Replay
 from rlgen.envs.maze import Maze
 from rlgen.envs.maze.levels import UniformWalls
@@ -105,8 +106,10 @@ def environment(n_envs: int, repeats: int, n_steps: int = 256) -> Result:
 def buffer_operations(capacity: int, batch: int, repeats: int) -> Result:
     """Insert a batch into a full level buffer, and sample one from it."""
     config = training.make_config("plr", "maze", "paper", {"buffer_size": capacity})
-    curriculum = config.build().curriculum
-    assert curriculum.n_levels == batch
+    experiment = config.build()
+    assert isinstance(experiment, UED)
+    curriculum = experiment.curriculum
+    assert isinstance(curriculum, LevelReplay) and curriculum.n_levels == batch
     key = jax.random.key(0)
     keys = jax.random.split(key, capacity)
     levels = jax.jit(jax.vmap(curriculum.space.sample))(keys)

@@ -6,6 +6,8 @@ uses it: some distrax objects do not survive crossing a jit or scan boundary.
 
 from __future__ import annotations
 
+from typing import Any
+
 import distrax
 import gymnasium
 import jax
@@ -28,14 +30,16 @@ def parameter_size(action_space: gymnasium.Space) -> int:
     )
 
 
-def distribution(
-    action_space: gymnasium.Space, raw: jax.Array
-) -> distrax.Categorical | distrax.Independent:
+# `Any`, because distrax annotates what it returns as NumPy's scalars too.
+def distribution(action_space: gymnasium.Space, raw: jax.Array) -> Any:
     """Categorical from logits [..., A], or a diagonal Gaussian from [..., 2 A].
 
     A Gaussian's raw parameters are the means and then the log standard deviations,
     kept within e^-5 and e^2. Probabilities are in float32 whatever the network
     computes in.
+
+    Returns:
+      a `distrax.Categorical` or `distrax.Independent`.
     """
     raw = raw.astype(jnp.float32)
     if isinstance(action_space, gymnasium.spaces.Discrete):

@@ -174,7 +174,7 @@ class Resample(Env[LevelT, ResampleState[StateT]]):
     env: Env[LevelT, StateT]
     keep_final_obs: bool = False
 
-    def reset(self, key, level):
+    def reset(self, key, level) -> tuple[ResampleState[StateT], PyTree]:
         key_level, key_reset = jax.random.split(key)
         size = jax.tree.leaves(level)[0].shape[0]
         return self.reset_to(
@@ -186,7 +186,7 @@ class Resample(Env[LevelT, ResampleState[StateT]]):
         state, obs = self.env.reset(key, take(pool, level_index))
         return ResampleState(state=state, level_index=level_index), obs
 
-    def step(self, key, level, state, action):
+    def step(self, key, level, state, action) -> Step[ResampleState[StateT]]:
         key_step, key_reset = jax.random.split(key)
         step = self.env.step(
             key_step, take(level, state.level_index), state.state, action
@@ -195,13 +195,16 @@ class Resample(Env[LevelT, ResampleState[StateT]]):
         info = step.info | {"level_index": state.level_index}
         if self.keep_final_obs:
             info = info | {"final_obs": step.obs}
-        return step.replace(
+        return Step(
             state=select(
                 step.done,
                 first_state,
                 ResampleState(state=step.state, level_index=state.level_index),
             ),
             obs=select(step.done, first_obs, step.obs),
+            reward=step.reward,
+            terminated=step.terminated,
+            truncated=step.truncated,
             info=info,
         )
 
@@ -221,7 +224,7 @@ class Resample(Env[LevelT, ResampleState[StateT]]):
         return self.env.render(take(level, state.level_index), state.state)
 
 
-def take(tree: PyTree, index: jax.Array) -> PyTree:
+def take(tree: PyTree, index: jax.typing.ArrayLike) -> PyTree:
     """Indexes the leading axis of every leaf; `index` may have any shape."""
     return jax.tree.map(lambda x: x[index], tree)
 

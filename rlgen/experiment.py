@@ -34,15 +34,17 @@ class Experiment(abc.ABC, Generic[StateT]):
     `init`, `update` and `evaluate` are pure; all that changes is in the state.
     """
 
-    #: Environment steps of one update, scoring rollouts included.
-    env_steps_per_update: int
-
     #: What the policy acts in and with.
     env: Env
     network: ActorCritic
 
     #: Held-out levels by name; they are only ever evaluated on.
     eval_sets: dict[str, LevelSet]
+
+    @property
+    @abc.abstractmethod
+    def env_steps_per_update(self) -> int:
+        """Environment steps of one update, scoring rollouts included."""
 
     @abc.abstractmethod
     def init(self, key: jax.Array) -> StateT:

@@ -73,16 +73,18 @@ class Torso(nn.Module):
             return jnp.concatenate(features, axis=-1)
         if isinstance(self.space, gymnasium.spaces.Discrete):
             return nn.Dense(5)(jax.nn.one_hot(obs, int(self.space.n)))
-        if self.space.dtype == np.uint8 and len(self.space.shape) == 2:
-            n_tiles = int(self.space.high.max()) + 1
-            return self._image(jax.nn.one_hot(obs, n_tiles))
-        if self.space.dtype == np.uint8 and len(self.space.shape) == 3:
-            return self._image(obs.astype(jnp.float32) / 255.0)
+        space = self.space
+        if isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8:
+            if len(space.shape) == 2:
+                n_tiles = int(space.high.max()) + 1
+                return self._image(jax.nn.one_hot(obs, n_tiles))
+            if len(space.shape) == 3:
+                return self._image(obs.astype(jnp.float32) / 255.0)
         return obs.reshape(obs.shape[0], -1).astype(jnp.float32)
 
     def _image(self, image: jax.Array) -> jax.Array:
         if self.config.torso == "conv":
-            image = PatchConv(self.config.channels)(image)
+            image = SmallConv(self.config.channels)(image)
             return nn.relu(image.reshape(image.shape[0], -1))
         flat = image.reshape(image.shape[0], -1)
         return nn.relu(
@@ -92,27 +94,53 @@ class Torso(nn.Module):
         )
 
 
-class PatchConv(nn.Module):
-    """A 3x3 convolution without padding, as one matrix product over patches.
+# Up to this many cells a convolution is one dense product (measured on a CPU: the
+# patches of a 7x7 view cost four times as much as the product does).
+_DENSE_CELLS = 64
 
-    On views of a few cells a general convolution spends its time on set-up; the
-    product does the same arithmetic several times faster on a CPU.
+
+class SmallConv(nn.Module):
+    """A 3x3 convolution without padding, built for views of a few cells.
+
+    Small images: one product of the flat image with the kernel laid out as a banded
+    matrix. That multiplies zeros, but moves far less memory than nine shifted copies
+    of the image and than what a general convolution sets up. Larger images: a product
+    over patches.
     """
 
     channels: int
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
-        height, width = image.shape[1] - 2, image.shape[2] - 2
+        n_images, height, width, depth = image.shape
+        kernel = self.param(
+            "kernel",
+            nn.initializers.lecun_normal(in_axis=(0, 1, 2)),
+            (3, 3, depth, self.channels),
+        )
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        out = (height - 2, width - 2)
+        corners = [(row, col) for row in range(out[0]) for col in range(out[1])]
+        if height * width <= _DENSE_CELLS:
+            # One copy of the kernel for each place of the output: [H, W, D, places, C].
+            bands = [
+                jnp.pad(
+                    kernel, ((r, out[0] - 1 - r), (c, out[1] - 1 - c), (0, 0), (0, 0))
+                )
+                for r, c in corners
+            ]
+            matrix = jnp.stack(bands, axis=3).reshape(height * width * depth, -1)
+            flat = image.reshape(n_images, -1) @ matrix
+            return flat.reshape(n_images, *out, self.channels) + bias
         patches = jnp.concatenate(
             [
-                image[:, row : row + height, col : col + width]
+                image[:, row : row + out[0], col : col + out[1]]
                 for row in range(3)
                 for col in range(3)
             ],
             axis=-1,
         )
-        return nn.Dense(self.channels)(patches)
+        return patches @ kernel.reshape(-1, self.channels) + bias
 
 
 class Heads(nn.Module):
@@ -166,7 +194,7 @@ class ActorCritic:
             lambda x: jnp.asarray(x)[None], zero_obs(self.observation_space)
         )
         torso = self._torso.init(key_torso, obs)
-        features = self._torso.apply(torso, obs)
+        features = _apply(self._torso, torso, obs)
         params = {"torso": torso}
         if self.is_recurrent:
             make = {"lstm": recurrent.lstm_init, "gru": recurrent.gru_init}
@@ -189,13 +217,13 @@ class ActorCritic:
         self, params: PyTree, carry: PyTree, obs: PyTree, reset: jax.Array
     ) -> tuple[PyTree, jax.Array, jax.Array]:
         """Acts once: obs [B, ...] and reset bool[B] to carry, raw [B, P], value [B]."""
-        features = self._torso.apply(params["torso"], obs)
+        features = _apply(self._torso, params["torso"], obs)
         if self.is_recurrent:
             step = {"lstm": recurrent.lstm_step, "gru": recurrent.gru_step}
             carry, features = step[self.config.core](
                 params["core"], carry, features, reset
             )
-        raw, value = self._heads.apply(params["heads"], features)
+        raw, value = _apply(self._heads, params["heads"], features)
         return carry, raw, value
 
     def unroll(
@@ -204,15 +232,20 @@ class ActorCritic:
         """Replays trajectories: obs [T, B, ...], reset bool[T, B] to raw and value."""
         n_steps, n_envs = reset.shape
         merge = functools.partial(_merge_axes, n_envs=n_envs, n_steps=n_steps)
-        features = self._torso.apply(params["torso"], jax.tree.map(merge, obs))
+        features = _apply(self._torso, params["torso"], jax.tree.map(merge, obs))
         if self.is_recurrent:
             run = {"lstm": recurrent.lstm, "gru": recurrent.gru}[self.config.core]
             _, features = run(
                 params["core"], carry, features.reshape(n_steps, n_envs, -1), reset
             )
             features = features.reshape(n_steps * n_envs, -1)
-        raw, value = self._heads.apply(params["heads"], features)
+        raw, value = _apply(self._heads, params["heads"], features)
         return raw.reshape(n_steps, n_envs, -1), value.reshape(n_steps, n_envs)
+
+
+def _apply(module: nn.Module, params: PyTree, x: PyTree) -> Any:
+    """What a module returns, without the mutable state that flax's types allow for."""
+    return module.apply(params, x)
 
 
 def _merge_axes(x: jax.Array, n_steps: int, n_envs: int) -> jax.Array:
@@ -225,4 +258,4 @@ def zero_obs(space: gymnasium.Space) -> PyTree:
         return {name: zero_obs(sub) for name, sub in space.spaces.items()}
     if isinstance(space, gymnasium.spaces.Discrete):
         return np.zeros((), np.int32)
-    return np.zeros(space.shape, space.dtype)
+    return np.zeros(space.shape or (), space.dtype)

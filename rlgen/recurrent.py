@@ -278,7 +278,8 @@ def gru_step(
       The carry after the step, and h float32[B, H] (the same array).
     """
     h = jnp.where(reset[:, None], 0.0, carry)
-    h, _ = _gru_cell(*(params[name] for name in ("wi", "wh", "b", "bn")), h, x)
+    wi, wh, b, bn = (params[name] for name in ("wi", "wh", "b", "bn"))
+    h, _ = _gru_cell(wi, wh, b, bn, h, x)
     return h, h
 
 

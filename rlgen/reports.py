@@ -75,7 +75,7 @@ def summary_table(episodes: pd.DataFrame) -> pd.DataFrame:
                 "iqm": iqm.point,
                 "iqm_low": iqm.low,
                 "iqm_high": iqm.high,
-                "return": float(part["return"].mean()),
+                "return": float(np.mean(part["return"])),
             }
         )
     return pd.DataFrame(rows)
@@ -231,11 +231,12 @@ def _robustness(
     )
     for column in ("worst share of levels", "solve rate", "95 % over seeds"):
         shown.add_column(column, justify="right")
-    for row in table.itertuples():
+    for row in rows:
+        low, high = row["low"], row["high"]
         shown.add_row(
-            "all (mean)" if row.alpha == 1.0 else f"{row.alpha:.1%}",
-            f"{row.solve_rate:.3f}",
-            f"{row.low:.3f}-{row.high:.3f}" if row.seeds > 1 else "one seed",
+            "all (mean)" if row["alpha"] == 1.0 else f"{row['alpha']:.1%}",
+            f"{row['solve_rate']:.3f}",
+            f"{low:.3f}-{high:.3f}" if row["seeds"] > 1 else "one seed",
         )
     Console().print(shown)
     print(path)

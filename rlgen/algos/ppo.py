@@ -162,7 +162,7 @@ def loss(
     memory: PyTree,
     batch: Minibatch,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The clipped surrogate objective (Equation 7) with value loss and entropy bonus."""
+    """The clipped surrogate objective (Equation 7), with value loss and entropy."""
     raw, value = network.unroll(params, memory, batch.obs, batch.reset)
     policy = distributions.distribution(network.action_space, raw)
     log_ratio = policy.log_prob(batch.action) - batch.log_prob
@@ -178,9 +178,7 @@ def loss(
         value_error = jnp.maximum(value_error, jnp.square(near - batch.target))
     value_loss = 0.5 * value_error.mean()
     entropy = policy.entropy().mean()
-    total = (
-        policy_loss + hyper.value_coef * value_loss - hyper.entropy_coef * entropy
-    )
+    total = policy_loss + hyper.value_coef * value_loss - hyper.entropy_coef * entropy
     return total, {
         "loss": total,
         "policy_loss": policy_loss,

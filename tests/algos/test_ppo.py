@@ -103,7 +103,14 @@ def test_final_values_see_the_true_last_observation_and_memory():
     params = network.init(jax.random.key(0))
     start = rollouts.start(env, network, jax.random.key(1), jnp.zeros(3), 3)
     _, trajectory, _ = rollouts.rollout(
-        env, network, params, jax.random.key(2), jnp.zeros(3), start, 5, keep_memory=True
+        env,
+        network,
+        params,
+        jax.random.key(2),
+        jnp.zeros(3),
+        start,
+        5,
+        keep_memory=True,
     )
     found = rollouts.final_values(network, params, trajectory)
     memory = start.memory
@@ -223,7 +230,9 @@ def test_numbers_are_traced_leaves_so_a_population_vmaps():
         return new.params
 
     new = jax.jit(jax.vmap(one))(population)
-    pairs = list(zip(jax.tree.leaves(learner.params), jax.tree.leaves(new), strict=True))
+    pairs = list(
+        zip(jax.tree.leaves(learner.params), jax.tree.leaves(new), strict=True)
+    )
     assert all(np.array_equal(old, both[0]) for old, both in pairs)
     assert not any(np.array_equal(old, both[1]) for old, both in pairs)
 

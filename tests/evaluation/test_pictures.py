@@ -12,6 +12,7 @@ from PIL import Image
 
 from rlgen.envs.maze import Maze, parse_maze
 from rlgen.evaluation import pictures
+from rlgen.evaluation.pictures import curves, film, levels
 from rlgen.levels import stack
 from rlgen.networks import ActorCritic, NetworkConfig
 
@@ -131,7 +132,7 @@ def test_values_change_the_picture(tmp_path):
 
 
 def test_very_many_pictures_are_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "_MAX_PICTURES", 4)
+    monkeypatch.setattr(levels, "_MAX_PICTURES", 4)
     cut = read(pictures.level_grid(fake_images(9), ["x"] * 9, tmp_path / "a.png"))
     four = fake_images(4)
     title = "Levels (the first 4 of 9)"
@@ -155,7 +156,7 @@ def test_level_grid_refuses_what_does_not_fit(tmp_path, n, captions, values, mes
 
 def test_grids_have_few_holes():
     for n in range(1, 60):
-        columns = pictures._balanced_columns(n)
+        columns = levels._balanced_columns(n)
         assert columns <= n and -n % columns <= columns // 2, n
 
 
@@ -190,14 +191,14 @@ def test_learning_curves_leave_out_what_is_missing(tmp_path):
 
 def test_panels_name_their_series():
     frame = fake_frame()
-    panels = pictures._panels(frame, pictures.DEFAULT_GROUPS)
+    panels = curves._panels(frame, pictures.DEFAULT_GROUPS)
     assert panels["Held-out solve rate"] == {"named": "eval_named_solve_rate"}
     assert set(panels["Train solve rate by role"]) == {"all", "new", "replay"}
     assert panels["Shares of levels"] == {"filled": "buffer_fill"}
     assert panels["Levels played"] == {"n walls": "level_n_walls"}
     assert "Number of levels" not in panels
     # A star in two places, and a column that an earlier panel has taken.
-    panels = pictures._panels(frame, {"a": ["*_solve_*"], "b": ["mine=*rate*", "loss"]})
+    panels = curves._panels(frame, {"a": ["*_solve_*"], "b": ["mine=*rate*", "loss"]})
     assert set(panels["a"]) == {"train rate", "eval named rate"}
     assert panels["b"]["loss"] == "loss"
 
@@ -210,7 +211,7 @@ def test_lines_are_means_with_the_range_of_the_seeds():
             "m": [1.0, np.nan, 3.0, 3.0, 4.0, 5.0],
         }
     )
-    [(x, line, low, high)] = pictures._over_seeds(frame, "m")
+    [(x, line, low, high)] = curves._over_seeds(frame, "m")
     np.testing.assert_allclose(x, [10, 20, 30])
     np.testing.assert_allclose(line, [2, 3, 4])
     np.testing.assert_allclose(low, [1, 2, 3])
@@ -221,18 +222,18 @@ def test_a_seed_that_ends_early_counts_until_then():
     frame = pd.DataFrame(
         {"seed": [0, 0, 0, 1], "env_steps": [10, 20, 30, 10], "m": [1.0, 2.0, 3.0, 5.0]}
     )
-    (x1, line1, *_), (x2, line2, *_) = pictures._over_seeds(frame, "m")
+    (x1, line1, *_), (x2, line2, *_) = curves._over_seeds(frame, "m")
     assert (list(x1), list(line1)) == ([10], [3])
     assert (list(x2), list(line2)) == ([20, 30], [2, 3])
-    assert pictures._seeds_note(frame) == "2 seeds (1 to the end): mean and range"
+    assert curves._seeds_note(frame) == "2 seeds (1 to the end): mean and range"
 
 
 def test_four_seeds_get_an_interquartile_mean():
     runs = np.array([[0.0], [1.0], [2.0], [100.0]])
-    line, low, high = pictures._centre_and_band(runs)
+    line, low, high = curves._centre_and_band(runs)
     assert line == pytest.approx(1.5)
     assert 0 <= low[0] < 1.5 < high[0] <= 100
-    np.testing.assert_allclose(pictures._centre_and_band(runs[:3])[0], 1.0)
+    np.testing.assert_allclose(curves._centre_and_band(runs[:3])[0], 1.0)
 
 
 def frames(path):
@@ -287,7 +288,7 @@ def test_an_unsolved_film_lasts_until_its_limit(tmp_path, env):
 
 
 def test_long_films_skip_steps(tmp_path, env, monkeypatch):
-    monkeypatch.setattr(pictures, "_MAX_FRAMES", 10)
+    monkeypatch.setattr(film, "_MAX_FRAMES", 10)
     roll = (env, Always(0), None, stack([corridor(3)]), jax.random.key(0))
     durations, *_ = frames(pictures.agent_gif(*roll, tmp_path / "a.gif"))
     assert len(durations) == 10

@@ -43,8 +43,10 @@ class Draw(struct.PyTreeNode):
 class LevelDistribution(abc.ABC, Generic[StateT]):
     """A curriculum: pure functions of a state that the experiment carries."""
 
-    #: Names of the scores that `update` wants in the feedback's two channels.
-    scores: tuple[str, str]
+    @property
+    @abc.abstractmethod
+    def scores(self) -> tuple[str, str]:
+        """Names of the scores that `update` wants in the feedback's two channels."""
 
     @abc.abstractmethod
     def init(self, key: jax.Array) -> StateT:
@@ -116,14 +118,10 @@ class ReplayConfig:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"{name} is {getattr(self, name)}: choose 0 to 1.")
         if not 0.0 <= self.second_weight <= 1.0:
-            raise UserError(
-                f"second_weight is {self.second_weight}: choose 0 to 1."
-            )
+            raise UserError(f"second_weight is {self.second_weight}: choose 0 to 1.")
         for name in (self.score, self.second_score):
             if name not in SCORES:
-                raise UserError(
-                    f"Unknown score {name!r}: choose {', '.join(SCORES)}."
-                )
+                raise UserError(f"Unknown score {name!r}: choose {', '.join(SCORES)}.")
         if self.buffer_size < 1:
             raise UserError("buffer_size must be at least 1.")
         if not self.train_on_new and self.replay_prob == 0:
@@ -131,7 +129,7 @@ class ReplayConfig:
                 "With train_on_new=False and replay_prob=0 nothing is ever learned: "
                 "raise replay_prob."
             )
-        self.channel  # checks the rest
+        _ = self.channel  # checks the rest
 
     @property
     def channel(self) -> Channel:
@@ -194,7 +192,7 @@ class LevelReplay(LevelDistribution[ReplayState]):
 
     @property
     def uses_buffer(self) -> bool:
-        """Whether levels are remembered at all (plain domain randomisation does not)."""
+        """Whether levels are remembered at all (domain randomisation forgets them)."""
         return self.config.replay_prob > 0
 
     def init(self, key: jax.Array) -> ReplayState:

@@ -95,7 +95,9 @@ class UED(Experiment[UEDState]):
     def env_steps_per_update(self) -> int:
         return self.config.n_envs * self.config.n_steps
 
-    def init(self, key: jax.Array, hyper: ppo.Hyperparameters | None = None) -> UEDState:
+    def init(
+        self, key: jax.Array, hyper: ppo.Hyperparameters | None = None
+    ) -> UEDState:
         """The state before training; `hyper` overrides the configured numbers."""
         key, key_learner, key_curriculum, key_levels, key_start = jax.random.split(
             key, 5
@@ -125,10 +127,9 @@ class UED(Experiment[UEDState]):
 
     def _start(self, key: jax.Array, levels: PyTree) -> RolloutState:
         """Environment i starts on level i."""
-        n_envs = self.config.n_envs
-        if self.auto_reset == "replay":
-            return rollouts.start(self._wrapped(), self.network, key, levels, n_envs)
-        wrapped = self._wrapped()
+        n_envs, wrapped = self.config.n_envs, self._wrapped()
+        if isinstance(wrapped, Replay):
+            return rollouts.start(wrapped, self.network, key, levels, n_envs)
         env_state, obs = jax.vmap(wrapped.reset_to, in_axes=(0, None, 0))(
             jax.random.split(key, n_envs), levels, jnp.arange(n_envs, dtype=jnp.int32)
         )
@@ -141,8 +142,8 @@ class UED(Experiment[UEDState]):
 
     def update(self, state: UEDState) -> tuple[UEDState, Metrics]:
         config, n_envs = self.config, self.config.n_envs
-        key, key_levels, key_start, key_roll, key_update, key_learn = (
-            jax.random.split(state.key, 6)
+        key, key_levels, key_start, key_roll, key_update, key_learn = jax.random.split(
+            state.key, 6
         )
         # The same in every seed, so decisions made with it stay real branches.
         shared_key = jax.random.fold_in(jax.random.key(0), state.n_updates)
@@ -151,6 +152,7 @@ class UED(Experiment[UEDState]):
         )
         levels, pool = draw.batch.levels, draw.batch.levels
         if self.continue_episodes:
+            assert state.ongoing is not None, "the state has no ongoing episodes"
             pool = jax.tree.map(
                 lambda old, new: jnp.concatenate([old, new]),
                 state.ongoing_levels,

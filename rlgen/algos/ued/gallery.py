@@ -38,7 +38,8 @@ def draw(
 def _heldout(experiment: UED, name, part: pd.DataFrame, folder: Path) -> Path:
     """Held-out levels with their solve rates, the hardest first if there are many."""
     level_set = experiment.eval_sets[name]
-    rates = part.groupby("level")["success"].mean().reindex(level_set.labels)
+    rates = part.groupby("level")["success"].mean()
+    rates = pd.Series(rates, index=list(level_set.labels))  # in the order of the set
     order = np.arange(len(level_set))
     title = f"{name}: solve rate {rates.mean():.2f} over {len(level_set)} levels"
     if len(order) > _MAX_LEVELS:
@@ -78,8 +79,8 @@ def _curriculum(experiment: UED, state: UEDState, folder: Path) -> Path | None:
 
 def _agent(experiment: UED, state: UEDState, folder: Path) -> Path:
     """The agent on four held-out levels, named ones if there are any."""
-    name = "named" if "named" in experiment.eval_sets else next(iter(experiment.eval_sets))
-    level_set = experiment.eval_sets[name]
+    sets = experiment.eval_sets
+    level_set = sets["named"] if "named" in sets else next(iter(sets.values()))
     chosen = np.linspace(0, len(level_set) - 1, 4).round().astype(int)
     chosen = np.unique(chosen)
     return pictures.agent_gif(

@@ -46,9 +46,7 @@ class Channel:
             (self.support, SUPPORTS, "support"),
         ):
             if value not in known:
-                raise UserError(
-                    f"Unknown {name} {value!r}: choose {', '.join(known)}."
-                )
+                raise UserError(f"Unknown {name} {value!r}: choose {', '.join(known)}.")
         if self.temperature <= 0:
             raise UserError(
                 f"The temperature is {self.temperature}: choose more than 0."

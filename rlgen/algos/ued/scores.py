@@ -90,9 +90,7 @@ def episode_returns(reward: jax.Array, done: jax.Array) -> jax.Array:
         total = total + reward
         return jnp.where(done, 0.0, total), total
 
-    _, returns = jax.lax.scan(
-        step, jnp.zeros_like(reward[0]), (reward, done), unroll=4
-    )
+    _, returns = jax.lax.scan(step, jnp.zeros_like(reward[0]), (reward, done), unroll=4)
     return returns
 
 
@@ -118,7 +116,9 @@ def score(
     """
     done = trajectory.done
     means = episode_means(
-        jnp.stack([jnp.abs(advantage), jnp.maximum(advantage, 0.0), trajectory.value], -1),
+        jnp.stack(
+            [jnp.abs(advantage), jnp.maximum(advantage, 0.0), trajectory.value], -1
+        ),
         done,
     )
     returns = episode_returns(trajectory.reward, done)

@@ -11,9 +11,9 @@ import numpy as np
 from flax import struct
 
 from rlgen.env import Env, Step
-from rlgen.errors import UserError
 from rlgen.envs.maze import paths, view
 from rlgen.envs.maze.tiles import N_TILES, Tile
+from rlgen.errors import UserError
 
 # MiniGrid's action numbers. Picking up, dropping, toggling and "done" change
 # nothing in a maze; they exist so that agents for the seven-action space fit.

@@ -9,15 +9,16 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlgen.errors import UserError
 from rlgen.envs.maze import paths
 from rlgen.envs.maze.env import MazeLevel
 from rlgen.envs.maze.mutators import Mutator, pick_cell
+from rlgen.errors import UserError
 from rlgen.levels import LevelFileError, LevelSpace, resample_until
 
 # Text form: one character a cell; the agent's character says where it looks.
@@ -91,7 +92,9 @@ class MazeLevels(LevelSpace[MazeLevel]):
         """
         table = jnp.asarray(_hash_table(self.height, self.width))
         n_cells = self.height * self.width
-        walls, goals, starts = (table[i * n_cells : (i + 1) * n_cells] for i in range(3))
+        walls, goals, starts = (
+            table[i * n_cells : (i + 1) * n_cells] for i in range(3)
+        )
         directions = table[3 * n_cells :]
         wall_words = jnp.where(level.walls.reshape(-1)[:, None], walls, 0)
         return (
@@ -118,12 +121,13 @@ class MazeLevels(LevelSpace[MazeLevel]):
         return level
 
     def example(self) -> MazeLevel:
-        return MazeLevel(
-            walls=np.zeros((self.height, self.width), bool),
-            goal=np.array([self.height - 1, self.width - 1], np.int32),
-            start=np.zeros(2, np.int32),
-            direction=np.int32(0),
-        )
+        leaves: dict[str, Any] = {
+            "walls": np.zeros((self.height, self.width), bool),
+            "goal": np.array([self.height - 1, self.width - 1], np.int32),
+            "start": np.zeros(2, np.int32),
+            "direction": np.int32(0),
+        }
+        return MazeLevel(**leaves)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,9 +217,7 @@ class PerfectMaze(MazeLevels):
         walls = jnp.ones((self.height, self.width), bool).at[::2, ::2].set(False)
         visited = jnp.zeros(n_rooms, bool).at[first].set(True)
         stack = jnp.zeros(n_rooms + 1, jnp.int32).at[0].set(first)
-        (walls, *_), _ = jax.lax.scan(
-            turn, (walls, visited, stack, jnp.int32(0)), luck
-        )
+        (walls, *_), _ = jax.lax.scan(turn, (walls, visited, stack, jnp.int32(0)), luck)
         return walls
 
 
@@ -348,15 +350,16 @@ def parse_maze(text: str) -> MazeLevel:
             "> v < ^."
         )
     start = agents[0]
-    return MazeLevel(
-        walls=cells == WALL_CHAR,
-        goal=goals[0].astype(np.int32),
-        start=start.astype(np.int32),
-        direction=np.int32(AGENT_CHARS.index(cells[tuple(start)])),
-    )
+    leaves: dict[str, Any] = {
+        "walls": cells == WALL_CHAR,
+        "goal": goals[0].astype(np.int32),
+        "start": start.astype(np.int32),
+        "direction": np.int32(AGENT_CHARS.index(str(cells[tuple(start)]))),
+    }
+    return MazeLevel(**leaves)
 
 
-def _l_path(shape: tuple[int, int], start: jax.Array, goal: jax.Array) -> jax.Array:
+def _l_path(shape: tuple[int, ...], start: jax.Array, goal: jax.Array) -> jax.Array:
     """Cells along the start's row and then the goal's column. bool[H, W]."""
     rows = jnp.arange(shape[0])[:, None]
     cols = jnp.arange(shape[1])[None, :]

@@ -7,8 +7,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rlgen.errors import UserError
 from rlgen.envs.maze.env import MazeLevel
+from rlgen.errors import UserError
 
 FLIP_WALL, MOVE_GOAL, MOVE_START, NO_OP = range(4)
 

@@ -91,4 +91,5 @@ def named_levels(height: int, width: int) -> LevelSet[MazeLevel]:
 
 def sizes() -> tuple[tuple[int, int], ...]:
     """Sizes (height, width) for which there are named levels, ascending."""
-    return tuple(sorted({_read(n).walls.shape for n in names()}))
+    shapes = {_read(n).walls.shape for n in names()}
+    return tuple(sorted((height, width) for height, width in shapes))

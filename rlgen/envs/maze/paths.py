@@ -26,7 +26,7 @@ def _shift(grid: jax.Array, d_row: int, d_col: int) -> jax.Array:
     return moved & keep
 
 
-def _mark(shape: tuple[int, int], position: jax.Array) -> jax.Array:
+def _mark(shape: tuple[int, ...], position: jax.Array) -> jax.Array:
     rows = jnp.arange(shape[0])[:, None] == position[0]
     cols = jnp.arange(shape[1])[None, :] == position[1]
     return rows & cols
@@ -98,5 +98,7 @@ def fewest_actions(
         seen, frontier, _ = carry
         return jnp.any(frontier) & ~jnp.any(seen & at_goal)
 
-    seen, _, actions = jax.lax.while_loop(searching, advance, (seen, seen, jnp.int32(0)))
+    seen, _, actions = jax.lax.while_loop(
+        searching, advance, (seen, seen, jnp.int32(0))
+    )
     return jnp.where(jnp.any(seen & at_goal), actions, UNREACHED)

@@ -29,10 +29,11 @@ ranks = jax.jit(replay_distribution.ranks, static_argnames="ties")
 staleness = jax.jit(replay_distribution.staleness_probabilities)
 draw = jax.jit(replay_distribution.draw, static_argnames="n")
 
-# Few values, so that ties are common; both zeros, so that their sign does not matter.
-scores = arrays(
-    np.float32, (C,), elements=st.sampled_from([-2.0, -0.5, -0.0, 0.0, 0.5, 1.0, 3.0])
-)
+# Few values, so that ties are common; both zeros, so that their sign does not matter;
+# and neighbours that differ in their last bit alone.
+NEIGHBOURS = np.nextafter(np.float32([-2, 0.5]), np.float32([-9, 9]))
+VALUES = [-2.0, -0.5, -0.0, 0.0, 0.5, 1.0, 3.0, *NEIGHBOURS]
+scores = arrays(np.float32, (C,), elements=st.sampled_from([float(v) for v in VALUES]))
 supports = arrays(np.bool_, (C,))
 
 

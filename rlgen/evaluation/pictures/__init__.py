@@ -1,0 +1,24 @@
+"""Pictures of levels, of learning and of an agent at play: PNG and GIF files.
+
+Nothing here knows an environment: pictures of levels come from `env.render`. Figures
+are matplotlib objects of their own, so no display and no global state is needed, and
+each file is written whole or not at all. Colours are safe for the colour-blind, and
+what a colour says is also said by a length or a word.
+"""
+
+from rlgen.evaluation.pictures.curves import DEFAULT_GROUPS, learning_curves
+from rlgen.evaluation.pictures.film import agent_gif
+from rlgen.evaluation.pictures.levels import (
+    curriculum_picture,
+    level_grid,
+    level_images,
+)
+
+__all__ = [
+    "DEFAULT_GROUPS",
+    "agent_gif",
+    "curriculum_picture",
+    "learning_curves",
+    "level_grid",
+    "level_images",
+]

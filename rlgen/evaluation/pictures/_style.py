@@ -1,0 +1,27 @@
+"""Colours, and how a figure is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from rlgen.files import write_atomically
+
+INK, QUIET, TRACK = "#2b3040", "#6b7080", "#e4e4e8"
+# Okabe and Ito's colours, darkest contrasts first; yellow is too pale for lines.
+CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6b4c9a")
+# What appears in several panels or figures keeps its colour everywhere.
+COLOURS = {
+    "new": "#0072B2",
+    "replay": "#D55E00",
+    "edited": "#009E73",
+    "all": "#8a8d98",
+}
+DPI = 160
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    with write_atomically(path) as file:
+        figure.savefig(file, format="png")
+    return Path(path)
