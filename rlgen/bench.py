@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -231,6 +233,13 @@ def update_parts(algorithm: str, repeats: int, **settings: Any) -> Result:
     }
 
 
+def in_fresh_process(function: Callable[..., Result], *args: Any) -> Result:
+    """Runs a measurement alone in a new process, so that peak memory is its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        return pool.submit(function, *args).result()
+
+
 def update_gflop(n_envs: int = 32, n_steps: int = 256, n_epochs: int = 5) -> float:
     """Arithmetic of one DR update at the published configuration, in GFLOP.
 
@@ -314,7 +323,7 @@ def main(args: Sequence[str]) -> int:
         limit = results["matmul"]["gflop_per_s"]
         gflop = update_gflop()
         for algorithm in ("dr", "robust-plr", "accel"):
-            result = update_parts(algorithm, repeats)
+            result = in_fresh_process(update_parts, algorithm, repeats)
             if algorithm == "dr":
                 rate = gflop / result["seconds_by_role"]["new"]
                 result |= {

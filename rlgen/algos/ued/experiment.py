@@ -8,6 +8,7 @@ backward pass and no second forward pass.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 import jax
@@ -90,6 +91,14 @@ class UED(Experiment[UEDState]):
 
     def __post_init__(self):
         check_auto_reset(self.auto_reset, self.continue_episodes)
+        horizon = self.env.max_episode_steps
+        if not self.continue_episodes and self.config.n_steps < horizon:
+            warnings.warn(
+                f"Rollouts of {self.config.n_steps} steps cut episodes of up to "
+                f"{horizon}: levels that take longer are never scored or solved in "
+                "training; raise n_steps or lower max_steps.",
+                stacklevel=2,
+            )
 
     @property
     def env_steps_per_update(self) -> int:

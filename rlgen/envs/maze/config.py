@@ -57,8 +57,8 @@ class MazeConfig:
     max_walls: int = 60
     rooms_per_side: int = 3
     door_probability: float = 0.8
-    fill: float = 0.42
-    smoothing_steps: int = 3
+    fill: float = 0.45
+    smoothing_steps: int = 1
     n_edits: int = 5
     flip_wall: float = 1.0
     move_goal: float = 1.0

@@ -286,8 +286,8 @@ class Caves(MazeLevels):
     are walls (the 4-5 rule); the border counts as wall.
     """
 
-    fill: float = 0.42
-    smoothing_steps: int = 3
+    fill: float = 0.45
+    smoothing_steps: int = 1
 
     def __post_init__(self):
         if not 0.0 <= self.fill <= 1.0:
