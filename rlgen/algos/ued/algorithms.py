@@ -98,21 +98,27 @@ class UEDAlgorithm:
 
 # Minutes on two CPU cores. Chosen on the validation split (--eval-split validation).
 _QUICK: dict[str, Any] = {
-    "n_updates": 400,
+    "n_updates": 280,
     "log_every": 10,
+    "solvable": True,
+    "view_size": 7,
     "n_envs": 64,
     "n_steps": 256,
     "n_epochs": 4,
     "n_minibatches": 4,
     "lr": 1e-3,
     "anneal_lr": True,
-    "discount": 0.99,
+    "discount": 0.995,
     "gae_lambda": 0.95,
     "entropy_coef": 1e-2,
+    "torso": "mlp",
+    "channels": 64,
     "core": "gru",
     "core_size": 128,
+    "eval_every": 70,
     "buffer_size": 1000,
     "min_fill": 0.2,
+    "temperature": 1.0,
 }
 
 # Maze settings of jaxued's maze_plr.py (Coward et al. 2024), which follow Jiang et
