@@ -98,7 +98,7 @@ class UEDAlgorithm:
 
 # Minutes on two CPU cores. Chosen on the validation split (--eval-split validation).
 _QUICK: dict[str, Any] = {
-    "n_updates": 280,
+    "n_updates": 320,
     "log_every": 10,
     "solvable": True,
     "view_size": 7,
@@ -108,14 +108,14 @@ _QUICK: dict[str, Any] = {
     "n_minibatches": 4,
     "lr": 1e-3,
     "anneal_lr": True,
-    "discount": 0.995,
+    "discount": 0.99,
     "gae_lambda": 0.95,
     "entropy_coef": 1e-2,
     "torso": "mlp",
     "channels": 64,
     "core": "gru",
     "core_size": 128,
-    "eval_every": 70,
+    "eval_every": 80,
     "buffer_size": 1000,
     "min_fill": 0.2,
     "temperature": 1.0,

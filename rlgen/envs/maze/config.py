@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 from rlgen.envs.maze.env import Maze
@@ -135,6 +136,9 @@ class MazeConfig:
 
     def eval_sets(self) -> dict[str, LevelSet]:
         """Held-out levels by name: what training evaluates on and never trains on."""
+        return dict(_eval_sets(self))
+
+    def _make_eval_sets(self) -> dict[str, LevelSet]:
         sets = {
             "heldout": LevelSet.generate(
                 self.heldout_space(),
@@ -177,3 +181,9 @@ class MazeConfig:
                 )
                 others[f"named {height}x{width}"] = (env, named_levels(height, width))
         return others
+
+
+@functools.cache
+def _eval_sets(config: MazeConfig) -> dict[str, LevelSet]:
+    """The sets of a configuration: made once in a process, several seconds' work."""
+    return config._make_eval_sets()

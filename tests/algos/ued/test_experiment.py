@@ -1,0 +1,182 @@
+"""Environment design as an experiment: what trains, what only scores, what goes on."""
+
+from __future__ import annotations
+
+import jax
+import jax.extend.core
+import numpy as np
+import pytest
+
+from rlgen import training
+from rlgen.algos.ued.curriculum import NEW_LEVELS, REPLAYED
+from rlgen.levels import split_of
+from rlgen.networks import zero_obs
+
+TINY = {
+    "n_envs": 4,
+    "n_steps": 10,
+    "n_minibatches": 1,
+    "n_epochs": 1,
+    "core_size": 8,
+    "head_size": 8,
+    "channels": 8,
+    "buffer_size": 16,
+    "min_fill": 0.25,
+    "height": 5,
+    "width": 5,
+    "max_walls": 3,
+    "max_steps": 10,
+    "n_heldout": 4,
+}
+
+
+def build(algorithm, **settings):
+    heldout = {"heldout": "uniform"} if algorithm == "accel" else {}
+    return training.make_config(
+        algorithm, "maze", "quick", TINY | heldout | settings
+    ).build()
+
+
+def steps(experiment, n, seed=0):
+    """States before and after each update, with its metrics."""
+    update = jax.jit(experiment.update)
+    state = jax.jit(experiment.init)(jax.random.key(seed))
+    for _ in range(n):
+        new, metrics = update(state)
+        yield state, new, {k: float(v) for k, v in metrics.items()}
+        state = new
+
+
+def same(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
+
+
+def test_robust_plr_learns_from_replayed_batches_alone():
+    roles = set()
+    updates = 0
+    for old, new, metrics in steps(build("robust-plr"), 30):
+        roles.add(metrics["role"])
+        trained = metrics["role"] == REPLAYED
+        updates += trained
+        assert same(old.learner, new.learner) == (not trained)
+        assert np.isnan(metrics["loss"]) == (not trained)
+        assert metrics["student_updates"] == updates
+    assert roles == {NEW_LEVELS, REPLAYED}
+
+
+def test_plr_learns_from_every_batch():
+    for old, new, _ in steps(build("plr"), 6):
+        assert not same(old.learner.params, new.learner.params)
+
+
+def products(jaxpr):
+    """Matrix products in a jaxpr, and the learning step's two branches."""
+    count, branches = 0, []
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            count += 1
+        inner = eqn.params.get("branches")
+        if inner is not None:
+            counts = sorted(products(branch.jaxpr)[0] for branch in inner)
+            branches.append(counts)
+            continue
+        for value in eqn.params.values():
+            if isinstance(value, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr):
+                sub = getattr(value, "jaxpr", value)
+                found, more = products(sub)
+                count += found
+                branches += more
+    return count, branches
+
+
+def test_a_batch_that_only_scores_runs_the_policy_once_and_no_gradient():
+    """Published code runs five forward passes to log losses of dropped gradients."""
+    experiment = build("robust-plr")
+    state = jax.eval_shape(experiment.init, jax.random.key(0))
+    count, branches = products(jax.make_jaxpr(experiment.update)(state).jaxpr)
+    learning = [counts for counts in branches if counts[-1] > 0]
+    assert len(learning) == 1 and learning[0][0] == 0 and learning[0][1] > 0
+
+    def act(params, carry, obs, reset):
+        return experiment.network.step(params, carry, obs, reset)
+
+    obs = jax.tree.map(lambda x: x[None], zero_obs(experiment.env.observation_space))
+    carry = experiment.network.initial_carry(1)
+    once, _ = products(
+        jax.make_jaxpr(act)(state.learner.params, carry, obs, np.ones(1, bool)).jaxpr
+    )
+    # In the rollout's loop, and once for the observation after its last step.
+    assert count == 2 * once
+
+
+def test_only_train_split_levels_enter_the_buffer():
+    *_, (_, last, _) = steps(build("accel"), 40)
+    buffer = last.curriculum.buffer
+    hashes = buffer.batch.hash[: int(buffer.size)]
+    assert len(hashes) > 4 and (np.asarray(split_of(hashes)) == 0).all()
+    assert len(np.unique(hashes, axis=0)) == len(hashes)
+
+
+def test_held_out_sets_are_disjoint_from_training():
+    experiment = build("plr")
+    for level_set in experiment.eval_sets.values():
+        assert (np.asarray(split_of(level_set.hashes)) == 2).all()
+
+
+def test_replay_keeps_each_environment_on_its_level():
+    """Finished episodes of a batch are on as many levels as there are environments."""
+    for _, _, metrics in steps(build("plr", n_steps=30), 3):
+        assert metrics["episodes"] >= 12  # three time limits in each environment
+        assert metrics["finished_levels"] == 1.0
+
+
+def test_episodes_go_on_across_updates():
+    experiment = build(
+        "dr", auto_reset="resample", continue_episodes=True, n_steps=4, max_steps=10
+    )
+    times = []
+    for old, new, _ in steps(experiment, 12):
+        ongoing = new.ongoing
+        times.append(np.asarray(ongoing.env_state.state.time))
+        # A level goes on with its episode: positions stay off its walls.
+        position = np.asarray(ongoing.env_state.state.position)
+        walls = np.asarray(new.ongoing_levels.walls)
+        assert not walls[np.arange(4), position[:, 0], position[:, 1]].any()
+        kept = np.asarray(ongoing.env_state.state.time) > 4
+        assert same(
+            jax.tree.map(lambda x, k=kept: x[k], old.ongoing_levels),
+            jax.tree.map(lambda x, k=kept: x[k], new.ongoing_levels),
+        )
+    assert np.max(times) > 4  # longer than one rollout
+
+
+def test_a_memory_reset_flag_survives_the_end_of_a_rollout():
+    """An episode that ends exactly with the rollout starts the next with no memory."""
+    experiment = build(
+        "dr", auto_reset="resample", continue_episodes=True, n_steps=10, max_steps=10
+    )
+    ended = 0
+    for _, new, _ in steps(experiment, 4):
+        fresh = np.asarray(new.ongoing.env_state.state.time) == 0
+        np.testing.assert_array_equal(new.ongoing.reset, fresh)
+        ended += fresh.sum()
+    assert ended > 0
+
+
+def test_short_rollouts_warn():
+    with pytest.warns(UserWarning, match="raise n_steps or lower max_steps"):
+        build("plr", n_steps=5)
+
+
+def test_true_regret_is_zero_for_nobody_and_bounded():
+    for _, _, metrics in steps(build("plr", score="true_regret"), 6):
+        for name in ("score_new", "score_replay"):
+            if np.isfinite(metrics[name]):
+                assert 0.0 <= metrics[name] <= 1.0
+
+
+def test_diagnostics_of_levels_are_those_of_the_batch():
+    for _, new, metrics in steps(build("dr"), 2):
+        walls = np.asarray(new.curriculum.last.levels.walls).sum(axis=(1, 2))
+        assert metrics["level_n_walls"] == pytest.approx(walls.mean())
