@@ -111,17 +111,35 @@ def _where(predicate, a, b):
 
 
 @dataclasses.dataclass(frozen=True)
-class Replay(Env[LevelT, StateT]):
-    """Resets to the same level when an episode ends.
+class Wrapper(Env[LevelT, StateT]):
+    """An environment around another one, with its spaces and time limit.
 
-    The observation after an ending is the first of the next episode. With
-    `keep_final_obs` the true last observation is in `info["final_obs"]`; it doubles
-    the memory of observations, so it is kept only where an algorithm bootstraps
-    from it.
+    Attributes:
+      env: the environment inside.
+      keep_final_obs: put the true last observation into `info["final_obs"]`. It
+        doubles the memory of observations, so it is kept only where an algorithm
+        bootstraps from it.
     """
 
-    env: Env[LevelT, StateT]
+    env: Env
     keep_final_obs: bool = False
+
+    @property
+    def observation_space(self):
+        return self.env.observation_space
+
+    @property
+    def action_space(self):
+        return self.env.action_space
+
+    @property
+    def max_episode_steps(self):
+        return self.env.max_episode_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay(Wrapper[LevelT, StateT]):
+    """Resets to the same level; the observation is then the next episode's first."""
 
     def reset(self, key, level):
         return self.env.reset(key, level)
@@ -139,18 +157,6 @@ class Replay(Env[LevelT, StateT]):
             info=info,
         )
 
-    @property
-    def observation_space(self):
-        return self.env.observation_space
-
-    @property
-    def action_space(self):
-        return self.env.action_space
-
-    @property
-    def max_episode_steps(self):
-        return self.env.max_episode_steps
-
     def render(self, level, state):
         return self.env.render(level, state)
 
@@ -163,16 +169,13 @@ class ResampleState(struct.PyTreeNode, Generic[StateT]):
 
 
 @dataclasses.dataclass(frozen=True)
-class Resample(Env[LevelT, ResampleState[StateT]]):
+class Resample(Wrapper[LevelT, ResampleState[StateT]]):
     """Resets to a random level of a pool made before the rollout.
 
     Here `level` is the *pool*: levels stacked on a leading axis L. Generating a
     level inside each step would cost 20 to 50 times as much as indexing one.
     `info["level_index"]` is the level that the finished step was played on.
     """
-
-    env: Env[LevelT, StateT]
-    keep_final_obs: bool = False
 
     def reset(self, key, level) -> tuple[ResampleState[StateT], PyTree]:
         key_level, key_reset = jax.random.split(key)
@@ -207,18 +210,6 @@ class Resample(Env[LevelT, ResampleState[StateT]]):
             truncated=step.truncated,
             info=info,
         )
-
-    @property
-    def observation_space(self):
-        return self.env.observation_space
-
-    @property
-    def action_space(self):
-        return self.env.action_space
-
-    @property
-    def max_episode_steps(self):
-        return self.env.max_episode_steps
 
     def render(self, level, state):
         return self.env.render(take(level, state.level_index), state.state)
