@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import abc
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
-import pandas as pd
 from flax import struct
 
 from rlgen.env import Env
 from rlgen.levels import LevelSet
 from rlgen.networks import ActorCritic
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PyTree = Any
 StateT = TypeVar("StateT")

@@ -16,18 +16,20 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-import pandas as pd
 
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import EvalResult, Experiment
 from rlgen.store import Row, RunStore, Sink, unwritable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PyTree = Any
 SEED_AXIS_NAME = "seeds"
@@ -413,6 +415,8 @@ def episode_table(
     results: dict[str, EvalResult], labels: dict[str, tuple[str, ...]], first_seed: int
 ) -> pd.DataFrame:
     """One row per seed, level set, level and episode, from results [S, L, E]."""
+    import pandas as pd
+
     tables = []
     for name, result in results.items():
         n_seeds, n_levels, n_episodes = result.returns.shape

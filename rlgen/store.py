@@ -25,13 +25,15 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlgen import config as configs
 from rlgen.errors import UserError
 from rlgen.files import write_atomically
+
+if TYPE_CHECKING:
+    # 70 MiB that compilation can use: imported where tables are made.
+    import pandas as pd
 
 Row = Mapping[str, Any]
 
@@ -84,7 +86,9 @@ class RunStore:
             if stored is None:
                 store.write_text("config.yaml", configs.to_yaml(config))
                 store.update_run(
-                    config_hash=digest, status="created", **_provenance(Path.cwd())
+                    config_hash=digest,
+                    status="created",
+                    **_provenance(),
                 )
         except OSError as error:
             raise unwritable(path, error) from error
@@ -152,6 +156,8 @@ class RunStore:
 
     def read_metrics(self) -> pd.DataFrame:
         """All rows so far as a table; empty if there are none."""
+        import pandas as pd
+
         if self.metrics_size() == 0:
             return pd.DataFrame()
         return pd.read_json(self.metrics_path, lines=True)
@@ -184,7 +190,7 @@ def _plain(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
-def _provenance(folder: Path) -> dict[str, Any]:
+def _provenance() -> dict[str, Any]:
     """Versions, machine and commit: what a figure must name."""
     versions = {}
     for package in ("rlgen", "jax", "jaxlib", "flax", "optax", "numpy"):
@@ -196,7 +202,7 @@ def _provenance(folder: Path) -> dict[str, Any]:
         "versions": versions,
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "commit": git_commit(folder),
+        "commit": git_commit(Path(__file__).parent),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from rlgen import config as configs
-from rlgen import registry, reports, runner, sinks
+from rlgen import registry, runner, sinks
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import Experiment
@@ -114,6 +114,9 @@ def run_training(config: TrainConfig) -> RunStore:
         outputs.append(wandb_sink)
     states = runner.run(experiment, config.run, store, outputs, program)
     if config.run.pictures:
+        # Statistics and pictures take 70 MiB: not while training needs the memory.
+        from rlgen import reports
+
         reports.draw(experiment, store, states)
     store.finish()
     return store
