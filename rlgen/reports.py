@@ -95,7 +95,10 @@ def print_table(summary: pd.DataFrame, title: str, caption: str) -> None:
             f"{row['episodes']:,}",
             f"{row['mean']:.3f}",
             f"{row['iqm']:.3f}",
-            f"{row['iqm_low']:.3f}-{row['iqm_high']:.3f}",
+            # One seed on one level has no interval.
+            f"{row['iqm_low']:.3f}-{row['iqm_high']:.3f}"
+            if np.isfinite(row["iqm_low"])
+            else "-",
         )
     Console().print(table)
 
