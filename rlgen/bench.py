@@ -126,17 +126,12 @@ def buffer_operations(capacity: int, batch: int, repeats: int) -> Result:
     )
     state = state.replace(buffer=full, clock=jnp.int32(1000))
     draw = jax.jit(curriculum._new_levels)(state, jax.random.key(7))
-    feedback = jax.tree.map(
-        lambda x: jnp.ones(batch, x.dtype),
-        jax.eval_shape(
-            lambda: level_buffer.Feedback(
-                score=jnp.zeros(batch),
-                score2=jnp.zeros(batch),
-                max_return=jnp.zeros(batch),
-                n_episodes=jnp.zeros(batch, jnp.int32),
-                n_success=jnp.zeros(batch, jnp.int32),
-            )
-        ),
+    feedback = level_buffer.Feedback(
+        score=jnp.ones(batch),
+        score2=jnp.ones(batch),
+        max_return=jnp.ones(batch),
+        n_episodes=jnp.ones(batch, jnp.int32),
+        n_success=jnp.ones(batch, jnp.int32),
     )
 
     def insert(state, draw, feedback, key):

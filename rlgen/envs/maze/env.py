@@ -149,10 +149,8 @@ class Maze(Env[MazeLevel, MazeState]):
         return tiles
 
     def _full_view(self, level, state):
-        rows = jnp.arange(self.height, dtype=jnp.int32)[:, None]
-        cols = jnp.arange(self.width, dtype=jnp.int32)[None, :]
-        is_goal = (rows == level.goal[0]) & (cols == level.goal[1])
-        is_agent = (rows == state.position[0]) & (cols == state.position[1])
+        is_goal = paths.mark(level.walls.shape, level.goal)
+        is_agent = paths.mark(level.walls.shape, state.position)
         tiles = jnp.where(level.walls, np.uint8(Tile.WALL), np.uint8(Tile.EMPTY))
         tiles = jnp.where(is_goal, np.uint8(Tile.GOAL), tiles)
         return jnp.where(is_agent, np.uint8(Tile.AGENT), tiles)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rlgen.envs.maze.env import MazeLevel
+from rlgen.envs.maze.paths import mark
 from rlgen.errors import UserError
 
 FLIP_WALL, MOVE_GOAL, MOVE_START, NO_OP = range(4)
@@ -21,12 +22,6 @@ def pick_cell(key: jax.Array, allowed: jax.Array) -> jax.Array:
     luck = jax.random.uniform(key, (allowed.size,))
     index = jnp.argmax(jnp.where(allowed.reshape(-1), luck, -1.0))
     return jnp.stack(jnp.divmod(index, allowed.shape[1])).astype(jnp.int32)
-
-
-def _mark(shape, position):
-    rows = jnp.arange(shape[0])[:, None] == position[0]
-    cols = jnp.arange(shape[1])[None, :] == position[1]
-    return rows & cols
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +55,8 @@ class Mutator:
     def __call__(self, key: jax.Array, level: MazeLevel) -> MazeLevel:
         """Edits one level; start and goal stay on free, distinct cells."""
         shape = level.walls.shape
-        first_goal = _mark(shape, level.goal)
-        first_start = _mark(shape, level.start)
+        first_goal = mark(shape, level.goal)
+        first_start = mark(shape, level.start)
         weights = jnp.log(
             jnp.array(
                 [self.flip_wall, self.move_goal, self.move_start, self.no_op],
@@ -73,7 +68,7 @@ class Mutator:
             level, untouched = carry
             key_kind, key_cell = jax.random.split(key)
             kind = jax.random.categorical(key_kind, weights)
-            occupied = _mark(shape, level.goal) | _mark(shape, level.start)
+            occupied = mark(shape, level.goal) | mark(shape, level.start)
             free = ~level.walls & ~occupied
             allowed = jnp.select(
                 [kind == MOVE_GOAL, kind == MOVE_START],
@@ -82,7 +77,7 @@ class Mutator:
             )
             cell = pick_cell(key_cell, allowed)
             acts = jnp.any(allowed) & (kind != NO_OP)
-            flipped = _mark(shape, cell) & acts & (kind == FLIP_WALL)
+            flipped = mark(shape, cell) & acts & (kind == FLIP_WALL)
             level = level.replace(
                 walls=level.walls ^ flipped,
                 goal=jnp.where(acts & (kind == MOVE_GOAL), cell, level.goal),

@@ -26,7 +26,8 @@ def _shift(grid: jax.Array, d_row: int, d_col: int) -> jax.Array:
     return moved & keep
 
 
-def _mark(shape: tuple[int, ...], position: jax.Array) -> jax.Array:
+def mark(shape: tuple[int, ...], position: jax.Array) -> jax.Array:
+    """The one cell at `position` int32[2] of a grid of this shape. bool[H, W]."""
     rows = jnp.arange(shape[0])[:, None] == position[0]
     cols = jnp.arange(shape[1])[None, :] == position[1]
     return rows & cols
@@ -42,7 +43,7 @@ def distances(walls: jax.Array, source: jax.Array) -> jax.Array:
     Returns:
       int32[H, W].
     """
-    frontier = _mark(walls.shape, source)
+    frontier = mark(walls.shape, source)
     dist = jnp.where(frontier, 0, UNREACHED).astype(jnp.int32)
 
     def advance(carry):
@@ -77,8 +78,8 @@ def fewest_actions(
     Returns:
       () int32, `UNREACHED` if the goal cannot be reached, 0 if the start is the goal.
     """
-    seen = _mark(walls.shape, start)[None] & (jnp.arange(4) == direction)[:, None, None]
-    at_goal = _mark(walls.shape, goal)
+    seen = mark(walls.shape, start)[None] & (jnp.arange(4) == direction)[:, None, None]
+    at_goal = mark(walls.shape, goal)
 
     def advance(carry):
         seen, frontier, actions = carry
