@@ -36,6 +36,12 @@ _BUCKETS = {"validation": 0, "test": 1}
 # with a probability below 1e-20.
 _MAX_TRIES = 1000
 
+# `LevelSet.generate` draws so many levels at a time, and gives up after so many
+# batches without a new one.
+_BATCH = 1024
+_VALID_BATCH = 64
+_MAX_FRUITLESS = 64
+
 
 class LevelFileError(UserError):
     """A level file that cannot be used; the message says what to do."""
@@ -191,32 +197,54 @@ class LevelSet(Generic[LevelT]):
         split: str,
         name: str | None = None,
         solvable: bool = True,
+        on_progress: Callable[[int], None] | None = None,
     ) -> LevelSet[LevelT]:
         """Samples `n` distinct levels of a split, solvable ones unless told.
+
+        Unsolvable levels are dropped here, so `space` need not (and for speed should
+        not) reject them too.
+
+        Args:
+          on_progress: called with the number of levels found so far.
 
         Raises:
           UserError: the family is too small to hold `n` distinct levels.
         """
-        draw = jax.jit(jax.vmap(lambda key: sample_split(space, key, split)))
-        describe = jax.jit(jax.vmap(lambda v: (space.hash(v), space.valid(v))))
+        # Small batches: under vmap a rejection loop lasts as long as its unluckiest
+        # level. Levels of other splits are dropped by their hash, before the costly
+        # check of whether they can be solved.
+        draw = jax.jit(jax.vmap(space.sample))
+        hash_of, is_valid = (
+            jax.jit(jax.vmap(space.hash)),
+            jax.jit(jax.vmap(space.valid)),
+        )
         base = jax.random.key(seed)
-        seen: dict[bytes, None] = {}
+        wanted = SPLITS.index(split)
+        seen: set[bytes] = set()
         kept: list[LevelT] = []
-        for i in range(64):
-            batch = draw(jax.random.split(jax.random.fold_in(base, i), n))
-            hashes, valid = (np.asarray(x) for x in describe(batch))
-            batch = jax.tree.map(np.asarray, batch)
-            rows = []
-            for row, level_hash in enumerate(hashes):
-                if len(seen) == n:
-                    break
-                if (valid[row] or not solvable) and level_hash.tobytes() not in seen:
-                    seen[level_hash.tobytes()] = None
-                    rows.append(row)
-            if rows:
-                kept.append(take(batch, np.asarray(rows)))
-            if len(seen) == n:
-                break
+        fruitless = 0
+        n_batches = 0
+        while len(seen) < n and fruitless < _MAX_FRUITLESS:
+            key = jax.random.fold_in(base, n_batches)
+            batch = draw(jax.random.split(key, _BATCH))
+            hashes = np.asarray(hash_of(batch))
+            rows = np.flatnonzero(np.asarray(split_of(jnp.asarray(hashes))) == wanted)
+            if solvable and len(rows):
+                # Padded to a multiple, so that few shapes are ever compiled.
+                padded = np.resize(rows, -(-len(rows) // _VALID_BATCH) * _VALID_BATCH)
+                valid = np.asarray(is_valid(take(batch, padded)))[: len(rows)]
+                rows = rows[valid]
+            fresh = []
+            for row in rows:
+                if len(seen) < n and hashes[row].tobytes() not in seen:
+                    seen.add(hashes[row].tobytes())
+                    fresh.append(row)
+            if fresh:
+                kept.append(jax.tree.map(np.asarray, take(batch, np.asarray(fresh))))
+            fruitless = 0 if fresh else fruitless + 1
+            n_batches += 1
+            if on_progress is not None:
+                on_progress(len(seen))
         if len(seen) < n:
             raise UserError(
                 f"Only {len(seen)} of {n} distinct "

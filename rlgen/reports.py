@@ -196,18 +196,29 @@ def evaluate_run(
 def _robustness(
     config, store, env, network, params, n_levels: int, episodes: int, seed: int
 ) -> None:
-    level_set = LevelSet.generate(
-        config.levels_config.heldout_space(),
-        n_levels,
-        seed=seed,
-        split="test",
-        name="robustness",
-    )
-    key_rank, key_report = jax.random.split(jax.random.key(seed))
-    rank, report = (
-        evaluate_seeds(env, network, params, key, level_set, episodes)
-        for key in (key_rank, key_report)
-    )
+    console = Console(stderr=True)
+    with console.status("robustness: making levels") as status:
+        level_set = LevelSet.generate(
+            config.levels_config.heldout_space(),
+            n_levels,
+            seed=seed,
+            split="test",
+            name="robustness",
+            on_progress=lambda k: status.update(
+                f"robustness: {k:,} of {n_levels:,} levels made"
+            ),
+        )
+    results = []
+    for i, key in enumerate(jax.random.split(jax.random.key(seed))):
+        purpose = ("ranks", "reports")[i]
+        with console.status(
+            f"robustness: {n_levels:,} levels x {episodes} episodes, the set that "
+            f"{purpose}"
+        ):
+            results.append(
+                evaluate_seeds(env, network, params, key, level_set, episodes)
+            )
+    rank, report = results
     by_alpha = statistics.robustness(
         rank.success.mean(axis=2), report.success.mean(axis=2)
     )

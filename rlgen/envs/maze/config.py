@@ -130,9 +130,12 @@ class MazeConfig:
         )
 
     def heldout_space(self) -> MazeLevels:
-        """The family that held-out levels come from; they are always solvable."""
+        """The family that held-out levels come from.
+
+        It may draw unsolvable ones: `LevelSet.generate` keeps what can be solved.
+        """
         name = self.levels if self.heldout == "same" else self.heldout
-        return self._family(name, solvable=True)
+        return self._family(name, solvable=False)
 
     def eval_sets(self) -> dict[str, LevelSet]:
         """Held-out levels by name: what training evaluates on and never trains on."""
@@ -152,7 +155,7 @@ class MazeConfig:
             odd = self.height % 2 and self.width % 2
             for name in ("perfect", "rooms") if odd else ("rooms",):
                 sets[name] = LevelSet.generate(
-                    FAMILIES[name](self.height, self.width, solvable=True),
+                    FAMILIES[name](self.height, self.width),
                     min(self.n_heldout, 64),
                     seed=_HELDOUT_SEED,
                     split="validation",
