@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from rlgen.env import take
 from rlgen.errors import UserError
@@ -41,6 +42,14 @@ _MAX_TRIES = 1000
 _BATCH = 1024
 _VALID_BATCH = 64
 _MAX_FRUITLESS = 64
+
+
+class Grid(struct.PyTreeNode):
+    """A grid level as generative models see it, whatever its family."""
+
+    kinds: jax.Array  # (H, W) uint8, index into the space's kinds of cells
+    goal: jax.Array  # (2,) int32, row and column
+    start: jax.Array  # (2,) int32, row and column
 
 
 class LevelFileError(UserError):

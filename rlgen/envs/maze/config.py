@@ -6,9 +6,9 @@ import dataclasses
 import functools
 from typing import Any, Literal
 
+from rlgen.envs.grid.mutators import Mutator
 from rlgen.envs.maze.env import Maze
 from rlgen.envs.maze.levels import FAMILIES, MazeLevels
-from rlgen.envs.maze.mutators import Mutator
 from rlgen.envs.maze.named import named_levels, sizes
 from rlgen.errors import UserError
 from rlgen.levels import LevelSet
@@ -39,7 +39,7 @@ class MazeConfig:
       min_walls, max_walls: number of walls of "uniform" levels.
       rooms_per_side, door_probability: of "rooms".
       fill, smoothing_steps: of "caves".
-      n_edits, flip_wall, move_goal, move_start, no_op: see `Mutator`.
+      n_edits, change_cell, move_goal, move_start, no_op: see `Mutator`.
       heldout: family of the held-out levels; "same" as the training levels.
       n_heldout: number of held-out levels.
       eval_split: "test" reports; "validation" (with perfect mazes and rooms beside)
@@ -61,7 +61,7 @@ class MazeConfig:
     fill: float = 0.45
     smoothing_steps: int = 1
     n_edits: int = 5
-    flip_wall: float = 1.0
+    change_cell: float = 1.0
     move_goal: float = 1.0
     move_start: float = 0.0
     no_op: float = 0.0
@@ -113,7 +113,7 @@ class MazeConfig:
         fields = {f: getattr(self, f) for f in _FAMILY_FIELDS.get(name, ())}
         mutator = Mutator(
             n_edits=self.n_edits,
-            flip_wall=self.flip_wall,
+            change_cell=self.change_cell,
             move_goal=self.move_goal,
             move_start=self.move_start,
             no_op=self.no_op,

@@ -1,67 +1,35 @@
-"""Families of mazes: what they share, and how each lays its walls.
-
-A family only says how walls are laid (`layout`); start, goal, direction, solvable
-levels, edits, hashes and text are the same for all of them.
-"""
+"""Families of mazes: each says how its walls are laid."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlgen.envs.maze import paths
+from rlgen.envs.grid.levels import GridLevels, read_cells
+from rlgen.envs.grid.mutators import pick_cell
+from rlgen.envs.grid.tiles import Tile
 from rlgen.envs.maze.env import MazeLevel
-from rlgen.envs.maze.mutators import Mutator, pick_cell
 from rlgen.errors import UserError
-from rlgen.levels import LevelFileError, LevelSpace, resample_until
-
-# Text form: one character a cell; the agent's character says where it looks.
-WALL_CHAR, EMPTY_CHAR, GOAL_CHAR = "#", ".", "G"
-AGENT_CHARS = ">v<^"
-
-# After this many unsolvable draws a way is carved from start to goal instead.
-_SOLVABLE_TRIES = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class MazeLevels(LevelSpace[MazeLevel]):
-    """What every family of mazes shares.
+class MazeLevels(GridLevels[MazeLevel]):
+    """What every family of mazes shares: start, goal and direction are uniform."""
 
-    Attributes:
-      height, width: cells without the border.
-      solvable: sample solvable levels only, by rejection; a draw that fails 64
-        times gets an L-shaped way carved from start to goal.
-      mutator: how `mutate` edits a level.
-    """
-
-    height: int = 13
-    width: int = 13
-    solvable: bool = False
-    mutator: Mutator = Mutator()
+    LEVEL = MazeLevel
+    START_CHARS = ">v<^"
+    N_EXTRA_WORDS = 4
 
     @abc.abstractmethod
     def layout(self, key: jax.Array) -> jax.Array:
         """Lays the walls: bool[H, W] with at least two free cells."""
 
-    def sample(self, key: jax.Array) -> MazeLevel:
-        if not self.solvable:
-            return self._draw(key)
-        level = resample_until(self._draw, self.valid, key, _SOLVABLE_TRIES)
-        return level.replace(
-            walls=jnp.where(
-                self.valid(level),
-                level.walls,
-                level.walls & ~_l_path(level.walls.shape, level.start, level.goal),
-            )
-        )
-
-    def _draw(self, key: jax.Array) -> MazeLevel:
+    def draw(self, key: jax.Array) -> MazeLevel:
         key_walls, key_goal, key_start, key_direction = jax.random.split(key, 4)
         walls = self.layout(key_walls)
         goal = pick_cell(key_goal, ~walls)
@@ -69,56 +37,19 @@ class MazeLevels(LevelSpace[MazeLevel]):
         direction = jax.random.randint(key_direction, (), 0, 4, jnp.int32)
         return MazeLevel(walls=walls, goal=goal, start=start, direction=direction)
 
-    def valid(self, level: MazeLevel) -> jax.Array:
-        return paths.path_length(level.walls, level.start, level.goal) > 0
+    def extra_word(self, level: MazeLevel) -> jax.Array:
+        return level.direction
 
-    def features(self, level: MazeLevel) -> dict[str, jax.Array]:
-        """Number of walls, shortest path (moves; NaN without one), solvable (0/1)."""
-        length = paths.path_length(level.walls, level.start, level.goal)
-        return {
-            "n_walls": jnp.sum(level.walls, dtype=jnp.float32),
-            "path_length": jnp.where(length > 0, length, jnp.nan).astype(jnp.float32),
-            "solvable": (length > 0).astype(jnp.float32),
-        }
+    def from_grid(self, key, grid):
+        level = super().from_grid(key, grid)
+        return level.replace(direction=jax.random.randint(key, (), 0, 4, jnp.int32))
 
-    def mutate(self, key: jax.Array, level: MazeLevel) -> MazeLevel:
-        return self.mutator(key, level)
+    def start_char(self, level: MazeLevel) -> str:
+        return self.START_CHARS[int(level.direction)]
 
-    def hash(self, level: MazeLevel) -> jax.Array:
-        """Sum of a fixed random word per wall, goal, start and direction (Zobrist).
-
-        Sums instead of exclusive ors vectorise as a reduction; words are 2 x 32
-        bits because 64-bit integers are off in JAX by default.
-        """
-        table = jnp.asarray(_hash_table(self.height, self.width))
-        n_cells = self.height * self.width
-        walls, goals, starts = (
-            table[i * n_cells : (i + 1) * n_cells] for i in range(3)
-        )
-        directions = table[3 * n_cells :]
-        wall_words = jnp.where(level.walls.reshape(-1)[:, None], walls, 0)
-        return (
-            jnp.sum(wall_words, axis=0, dtype=jnp.uint32)
-            + goals[level.goal[0] * self.width + level.goal[1]]
-            + starts[level.start[0] * self.width + level.start[1]]
-            + directions[level.direction]
-        )
-
-    def to_str(self, level: MazeLevel) -> str:
-        cells = np.where(np.asarray(level.walls), WALL_CHAR, EMPTY_CHAR)
-        cells[tuple(np.asarray(level.goal))] = GOAL_CHAR
-        cells[tuple(np.asarray(level.start))] = AGENT_CHARS[int(level.direction)]
-        return "\n".join("".join(row) for row in cells) + "\n"
-
-    def from_str(self, text: str) -> MazeLevel:
-        level = parse_maze(text)
-        if level.walls.shape != (self.height, self.width):
-            height, width = level.walls.shape
-            raise LevelFileError(
-                f"The level is {height}x{width}, but this environment needs "
-                f"{self.height}x{self.width}: set height and width to match it."
-            )
-        return level
+    @classmethod
+    def parse(cls, text: str) -> MazeLevel:
+        return parse_maze(text)
 
     def example(self) -> MazeLevel:
         leaves: dict[str, Any] = {
@@ -324,67 +255,13 @@ def parse_maze(text: str) -> MazeLevel:
       LevelFileError: ragged rows, unknown characters, or not exactly one goal and
         one agent.
     """
-    rows = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    if not rows:
-        raise LevelFileError("The level is empty: draw it with the characters #.G>v<^.")
-    if len({len(row) for row in rows}) > 1:
-        raise LevelFileError(
-            "The rows of the level differ in length: pad the short ones with #."
-        )
-    cells = np.array([list(row) for row in rows])
-    known = {WALL_CHAR, EMPTY_CHAR, GOAL_CHAR, *AGENT_CHARS}
-    unknown = sorted(set(cells.reshape(-1)) - known)
-    if unknown:
-        raise LevelFileError(
-            f"The level has the unknown character {unknown[0]!r}: use only #.G>v<^."
-        )
-    goals = np.argwhere(cells == GOAL_CHAR)
-    agents = np.argwhere(np.isin(cells, list(AGENT_CHARS)))
-    if len(goals) != 1:
-        raise LevelFileError(
-            f"The level has {len(goals)} goals: mark exactly one cell with G."
-        )
-    if len(agents) != 1:
-        raise LevelFileError(
-            f"The level has {len(agents)} agents: mark exactly one cell with one of "
-            "> v < ^."
-        )
-    start = agents[0]
+    tiles, goal, start, direction = read_cells(
+        text, MazeLevel.KINDS, MazeLevels.START_CHARS
+    )
     leaves: dict[str, Any] = {
-        "walls": cells == WALL_CHAR,
-        "goal": goals[0].astype(np.int32),
-        "start": start.astype(np.int32),
-        "direction": np.int32(AGENT_CHARS.index(str(cells[tuple(start)]))),
+        "walls": tiles == Tile.WALL,
+        "goal": goal,
+        "start": start,
+        "direction": np.int32(direction),
     }
     return MazeLevel(**leaves)
-
-
-def _l_path(shape: tuple[int, ...], start: jax.Array, goal: jax.Array) -> jax.Array:
-    """Cells along the start's row and then the goal's column. bool[H, W]."""
-    rows = jnp.arange(shape[0])[:, None]
-    cols = jnp.arange(shape[1])[None, :]
-    low, high = jnp.minimum(start, goal), jnp.maximum(start, goal)
-    in_row = (rows == start[0]) & (cols >= low[1]) & (cols <= high[1])
-    in_col = (cols == goal[1]) & (rows >= low[0]) & (rows <= high[0])
-    return in_row | in_col
-
-
-@functools.cache
-def _hash_table(height: int, width: int) -> np.ndarray:
-    """Random words uint32[3 H W + 4, 2] by splitmix64 (Steele et al. 2014).
-
-    Written out because stored hashes must mean the same for ever, on any machine
-    and under any version of a random number library.
-    """
-    n_words = 3 * height * width + 4
-    with np.errstate(over="ignore"):
-        seed = np.uint64(height * 65536 + width) << np.uint64(20)
-        z = (seed + np.arange(1, n_words + 1, dtype=np.uint64)) * np.uint64(
-            0x9E3779B97F4A7C15
-        )
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    return np.stack([z >> np.uint64(32), z & np.uint64(0xFFFFFFFF)], -1).astype(
-        np.uint32
-    )

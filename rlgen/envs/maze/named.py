@@ -12,7 +12,7 @@ from importlib import resources
 
 import jax
 
-from rlgen.envs.maze import paths
+from rlgen.envs.grid import paths
 from rlgen.envs.maze.env import MazeLevel
 from rlgen.envs.maze.levels import Empty, parse_maze
 from rlgen.levels import LevelFileError, LevelSet, stack

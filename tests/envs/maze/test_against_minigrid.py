@@ -18,8 +18,8 @@ from minigrid.minigrid_env import MiniGridEnv
 from minigrid.wrappers import FullyObsWrapper
 
 from rlgen.env import Replay, take
+from rlgen.envs.grid.tiles import N_TILES, Tile
 from rlgen.envs.maze import FAMILIES, Maze, MazeLevel
-from rlgen.envs.maze.tiles import N_TILES, Tile
 from rlgen.levels import stack
 
 N_LEVELS = 20

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rlgen.env import take
-from rlgen.envs.maze import FAMILIES, MazeLevel, Mutator, named, parse_maze, paths
+from rlgen.envs.grid import Mutator, paths
+from rlgen.envs.maze import FAMILIES, MazeLevel, named, parse_maze
 from rlgen.envs.maze.levels import Caves, Empty, PerfectMaze, Rooms, UniformWalls
 from rlgen.errors import UserError
 from rlgen.levels import LevelFileError, LevelSet, stack
@@ -251,8 +252,8 @@ class TestFamilies:
             lambda: Rooms(door_probability=1.1),
             lambda: Caves(fill=-0.1),
             lambda: Mutator(n_edits=0),
-            lambda: Mutator(flip_wall=-1.0),
-            lambda: Mutator(flip_wall=0.0, move_goal=0.0, no_op=1.0),
+            lambda: Mutator(change_cell=-1.0),
+            lambda: Mutator(change_cell=0.0, move_goal=0.0, no_op=1.0),
         ],
     )
     def test_impossible_settings_are_told_in_one_sentence(self, make):
@@ -289,7 +290,7 @@ class TestMutator:
 
     def test_kinds_are_drawn_by_their_weights(self):
         n = 4096
-        mutator = Mutator(1, flip_wall=1.0, move_goal=0.0, move_start=1.0, no_op=3.0)
+        mutator = Mutator(1, change_cell=1.0, move_goal=0.0, move_start=1.0, no_op=3.0)
         parent = parse_maze("#...G\n..#..\n>.##.\n")
         children = each(mutator, n, parent)
         flips = children.walls != parent.walls
@@ -309,7 +310,7 @@ class TestMutator:
 
     @pytest.mark.parametrize("kind", ["goal", "start"])
     def test_moves_never_return(self, kind):
-        weights = {"flip_wall": 0.0, "move_goal": 0.0, f"move_{kind}": 1.0}
+        weights = {"change_cell": 0.0, "move_goal": 0.0, f"move_{kind}": 1.0}
         parent = parse_maze(">..#\n##.G\n")
         # Four moves that could return would do so in about a third of the children.
         children = each(Mutator(4, **weights), 128, parent)
@@ -328,7 +329,7 @@ class TestMutator:
 
     def test_edits_without_a_cell_left_do_nothing(self):
         parent = parse_maze(">#\nG#\n")
-        children = each(Mutator(flip_wall=0.0), 8, parent)
+        children = each(Mutator(change_cell=0.0), 8, parent)
         for i in range(8):
             chex.assert_trees_all_equal(take(children, i), parent)
 

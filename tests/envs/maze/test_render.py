@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlgen.envs.grid.render import default_cell, render
+from rlgen.envs.grid.tiles import TILE_COLOURS, Tile
 from rlgen.envs.maze import Maze, parse_maze
-from rlgen.envs.maze.render import default_cell, render
-from rlgen.envs.maze.tiles import TILE_COLOURS, Tile
 
 MAZES = {
     "square": """

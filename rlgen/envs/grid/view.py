@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlgen.envs.grid.tiles import Tile
+
 # (row, column) of one step in each direction: right, down, left, up (MiniGrid's).
 DIRECTIONS = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]], np.int32)
 
@@ -27,9 +29,9 @@ def forward(direction: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def egocentric_crop(
-    walls: jax.Array, position: jax.Array, direction: jax.Array, view_size: int
+    tiles: jax.Array, position: jax.Array, direction: jax.Array, view_size: int
 ) -> tuple[jax.Array, IndexOf]:
-    """Walls inside the egocentric view; whatever lies off the grid is wall.
+    """Tiles inside the egocentric view; whatever lies off the grid is wall.
 
     The agent stands in the middle of the view's last row and looks towards its
     first row, as in MiniGrid. The grid is padded so that no cell of the view needs
@@ -37,17 +39,17 @@ def egocentric_crop(
     step loop, and one index per cell is left of the rotation.
 
     Args:
-      walls: bool[H, W].
+      tiles: uint8[H, W].
       position: int32[2], row and column.
       direction: int32[].
       view_size: V.
 
     Returns:
-      walls bool[V, V], and a function that tells which cell of the view shows a
+      tiles uint8[V, V], and a function that tells which cell of the view shows a
       given position: position -> bool[V, V].
     """
     margin = view_size - 1
-    padded = jnp.pad(walls, margin, constant_values=True)
+    padded = jnp.pad(tiles, margin, constant_values=np.uint8(Tile.WALL))
     stride = padded.shape[1]
 
     def flat(row, col):

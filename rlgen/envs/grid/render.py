@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlgen.envs.maze.env import MazeLevel
-from rlgen.envs.maze.tiles import N_TILES, TILE_COLOURS, Tile
+from rlgen.envs.grid.env import GridLevel
+from rlgen.envs.grid.tiles import N_TILES, TILE_COLOURS, Tile
 
 # Below this many pixels per cell, lines would cover more of a cell than they mark.
 _MIN_CELL_WITH_LINES = 8
 _LINE_STRENGTH = 0.13
 # In cells that small, a tint around goal and agent makes them easy to find.
 _TINT_STRENGTH = 0.6
-_N_SPRITES = N_TILES + 8  # tiles, then 4 directions on a free cell and on the goal
+_N_SPRITES = 5 * N_TILES  # tiles, then the agent in 4 directions on each of them
 _SUPERSAMPLING = 8  # per axis, for the smooth edges of the agent
 
 
@@ -30,23 +30,23 @@ def default_cell(height: int, width: int) -> int:
 
 
 def render(
-    level: MazeLevel,
+    level: GridLevel,
     position: jax.Array,
     direction: jax.Array,
     cell: int | None = None,
 ) -> jax.Array:
-    """Draws a maze, the walls around it, its goal and the agent.
+    """Draws a level, the walls around it, its goal and the agent.
 
     Args:
-      level: one maze of H x W cells.
+      level: one level of H x W cells.
       position: int32[2], row and column of the agent.
       direction: int32[], where the agent looks: 0 right, 1 down, 2 left, 3 up.
-      cell: pixels per cell, static; None chooses by the maze's size.
+      cell: pixels per cell, static; None chooses by the level's size.
 
     Returns:
       uint8[(H + 2) cell, (W + 2) cell, 3].
     """
-    height, width = level.walls.shape
+    height, width = level.tiles.shape
     cell = default_cell(height, width) if cell is None else int(cell)
     rows = jnp.arange(-1, height + 1, dtype=jnp.int32)[:, None]
     cols = jnp.arange(-1, width + 1, dtype=jnp.int32)[None, :]
@@ -56,10 +56,9 @@ def render(
 
     from_goal, from_agent = distance(level.goal), distance(position)
     is_goal = from_goal == 0
-    walls = jnp.pad(level.walls, 1, constant_values=True)
-    sprite = jnp.where(walls, int(Tile.WALL), int(Tile.EMPTY))
-    sprite = jnp.where(is_goal, int(Tile.GOAL), sprite)
-    on_agent = N_TILES + 4 * is_goal.astype(jnp.int32) + (direction & 3)
+    tiles = jnp.pad(level.tiles, 1, constant_values=np.uint8(Tile.WALL))
+    sprite = jnp.where(is_goal, int(Tile.GOAL), tiles.astype(jnp.int32))
+    on_agent = N_TILES + 4 * sprite + (direction & 3)
     sprite = jnp.where(from_agent == 0, on_agent, sprite)
     if cell < _MIN_CELL_WITH_LINES:
         tint = jnp.where(from_agent == 1, 2, jnp.where(from_goal == 1, 1, 0))
@@ -85,7 +84,7 @@ def _sprites(cell: int) -> np.ndarray:
     triangles = _triangles(cell)[..., None]  # (4, cell, cell, 1)
     agents = [
         tiles[under] + triangles * (TILE_COLOURS[Tile.AGENT] - tiles[under])
-        for under in (Tile.EMPTY, Tile.GOAL)
+        for under in Tile
     ]
     plain = np.concatenate([tiles, *agents])
     tinted = [

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlgen.envs.maze import Maze, MazeLevel, paths
-from rlgen.envs.maze.env import FORWARD, LEFT, RIGHT
+from rlgen.envs.grid import paths
+from rlgen.envs.grid.env import FORWARD, LEFT, RIGHT
+from rlgen.envs.maze import Maze, MazeLevel
 from rlgen.levels import stack
 
 distances = jax.jit(paths.distances)

@@ -1,0 +1,1 @@
+"""Caves: Cave Escape, its level sets and the generator that made them."""
