@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from rlgen.errors import UserError
 from rlgen.levels import SPLITS, LevelFileError, LevelSet, hash_text, stack
@@ -23,7 +32,11 @@ class LevelsOptions:
       seed: seed of the generator.
       split: generate levels of this split (train, validation or test).
       named: the named levels of this size instead of generated ones.
-      load: a level set (.npz) or a level drawn as text (.txt) instead.
+      load: a level set (.npz, or the name of one that ships) or a level drawn as text
+        (.txt) instead.
+      folder: where the level sets go that `--dataset NAME[,NAME]` or `--dataset all`
+        makes; what is there already is kept.
+      jobs: processes that make them; 0 for one per core.
       save: write the set to this file (.npz).
       picture: write a picture of the levels to this file (.png).
       show: how many levels to print as text.
@@ -35,6 +48,8 @@ class LevelsOptions:
     split: str = "train"
     named: bool = False
     load: str = ""
+    folder: str = "level-sets"
+    jobs: int = 0
     save: str = ""
     picture: str = "levels.png"
     show: int = 4
@@ -92,7 +107,9 @@ def _choose(options: LevelsOptions, config: Any, space: Any) -> LevelSet:
             provenance={"source": options.load},
         )
     if options.load:
-        return LevelSet.load(options.load, space)
+        return config.load_set(options.load)
+    if config.dataset:
+        return _make(options, config)
     if options.named:
         return config.named_set()
     if options.split not in SPLITS:
@@ -107,6 +124,32 @@ def _choose(options: LevelsOptions, config: Any, space: Any) -> LevelSet:
         name=options.name,
         solvable=config.solvable,
     )
+
+
+def _make(options: LevelsOptions, config: Any) -> LevelSet:
+    """Makes the level sets asked for; returns the last of them."""
+    wanted = config.recipes()
+    if config.dataset != "all":
+        wanted = tuple(config.dataset.split(","))
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as progress:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what)
+            progress.update(tasks[what], completed=done, total=total)
+
+        jobs = options.jobs or os.cpu_count() or 1
+        paths = config.make_sets(wanted, Path(options.folder), jobs, show)
+    for path in paths.values():
+        print("made", path)
+    return config.load_set(str(paths[wanted[-1]]))
 
 
 def captions(level_set: LevelSet, features: dict[str, np.ndarray]) -> list[str]:

@@ -269,6 +269,18 @@ class LevelSet(Generic[LevelT]):
             provenance={"space": repr(space), "seed": seed, "solvable": solvable},
         )
 
+    def thin(self, n: int) -> LevelSet[LevelT]:
+        """At most `n` of the levels, evenly spread over the set."""
+        if n >= len(self):
+            return self
+        rows = np.linspace(0, len(self) - 1, n).round().astype(int)
+        return dataclasses.replace(
+            self,
+            levels=take(self.levels, rows),
+            hashes=self.hashes[rows],
+            labels=tuple(self.labels[row] for row in rows),
+        )
+
     def save(self, path: str | Path) -> Path:
         """Writes the set as `.npz`, whole or not at all; returns the path."""
         path = Path(path)
@@ -349,6 +361,33 @@ class LevelSet(Generic[LevelT]):
                 "damaged or edited, make it again."
             )
         return level_set
+
+
+def check_dataset(level_set: LevelSet, space: LevelSpace) -> None:
+    """Checks that a set can be trained on: distinct, solvable, not held out.
+
+    Raises:
+      UserError: it cannot; says how many levels are to blame.
+    """
+    n = len(level_set)
+    repeated = n - len({h.tobytes() for h in level_set.hashes})
+    if repeated:
+        raise UserError(
+            f"Level set {level_set.name} holds {repeated} levels twice: drop the "
+            "repeated ones."
+        )
+    unsolvable = n - int(np.sum(jax.jit(jax.vmap(space.valid))(level_set.levels)))
+    if unsolvable:
+        raise UserError(
+            f"{unsolvable} of {n} levels of set {level_set.name} cannot be solved: "
+            "drop them."
+        )
+    held_out = int(np.sum(np.asarray(split_of(jnp.asarray(level_set.hashes))) != 0))
+    if held_out:
+        raise UserError(
+            f"{held_out} of {n} levels of set {level_set.name} are held out by their "
+            "hash (validation or test): train on a set of split train."
+        )
 
 
 def assert_disjoint(*level_sets: LevelSet) -> None:

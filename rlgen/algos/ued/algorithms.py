@@ -186,7 +186,6 @@ ACCEL = UEDAlgorithm(
         "train_on_new": False,
         "edit_prob": 1.0,
         "levels": "empty",
-        "heldout": "uniform",
     },
     presets={"quick": _QUICK, "paper": _PAPER | _PAPER_REPLAY},
 )

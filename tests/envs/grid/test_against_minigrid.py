@@ -13,11 +13,12 @@ import pytest
 from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX
 from minigrid.core.grid import Grid
 from minigrid.core.mission import MissionSpace
-from minigrid.core.world_object import Goal
+from minigrid.core.world_object import Floor, Goal, Lava
 from minigrid.minigrid_env import MiniGridEnv
 from minigrid.wrappers import FullyObsWrapper
 
 from rlgen.env import Replay, take
+from rlgen.envs.cave.env import Cave, CaveLevel
 from rlgen.envs.grid.tiles import N_TILES, Tile
 from rlgen.envs.maze import FAMILIES, Maze, MazeLevel
 from rlgen.levels import stack
@@ -42,6 +43,9 @@ CONFIGS = (
     Maze(8, 6, 9, False, max_steps=19),
     Maze(3, 12, 9, False, max_steps=11, actions="minigrid"),
     Maze(5, 8, "full", True, max_steps=21),
+    Cave(13, 13, 5, True, max_steps=61, actions="minigrid"),
+    Cave(6, 9, 7, False, max_steps=31),
+    Cave(5, 7, "full", True, max_steps=23),
 )
 
 IMAGE_OF_TILE = np.zeros((N_TILES, 3), np.uint8)
@@ -49,20 +53,24 @@ IMAGE_OF_TILE[Tile.UNSEEN] = OBJECT_TO_IDX["unseen"], 0, 0
 IMAGE_OF_TILE[Tile.EMPTY] = OBJECT_TO_IDX["empty"], 0, 0
 IMAGE_OF_TILE[Tile.WALL] = OBJECT_TO_IDX["wall"], COLOR_TO_IDX["grey"], 0
 IMAGE_OF_TILE[Tile.GOAL] = OBJECT_TO_IDX["goal"], COLOR_TO_IDX["green"], 0
+IMAGE_OF_TILE[Tile.LAVA] = OBJECT_TO_IDX["lava"], COLOR_TO_IDX["red"], 0
+IMAGE_OF_TILE[Tile.MOSS] = OBJECT_TO_IDX["floor"], COLOR_TO_IDX["green"], 0
 IMAGE_OF_TILE[Tile.AGENT] = OBJECT_TO_IDX["agent"], COLOR_TO_IDX["red"], 0
 
 
 def name(env):
     """A short name of a configuration for pytest."""
     sight = "open" if env.see_through_walls else "hidden"
-    return f"{env.height}x{env.width}-{env.view_size}-{sight}-{env.actions}"
+    family = type(env).__name__.lower()
+    return f"{family}-{env.height}x{env.width}-{env.view_size}-{sight}-{env.actions}"
 
 
-class MiniGridMaze(MiniGridEnv):
+class MiniGridLevel(MiniGridEnv):
     """MiniGrid playing one of our levels inside a border of walls."""
 
-    def __init__(self, env: Maze, level: MazeLevel):
+    def __init__(self, env, level):
         self.level = level
+        self.first_direction = 0
         is_full = env.view_size == "full"
         super().__init__(
             mission_space=MissionSpace(mission_func=lambda: ""),
@@ -77,16 +85,27 @@ class MiniGridMaze(MiniGridEnv):
     def _gen_grid(self, width, height):
         self.grid = Grid(width, height)
         self.grid.wall_rect(0, 0, width, height)
-        for row, col in np.argwhere(self.level.walls):
+        tiles = np.asarray(self.level.tiles)
+        for row, col in np.argwhere(tiles == Tile.WALL):
             self.grid.horz_wall(col + 1, row + 1, 1)
+        for row, col in np.argwhere(tiles == Tile.LAVA):
+            self.put_obj(Lava(), col + 1, row + 1)
+        for row, col in np.argwhere(tiles == Tile.MOSS):
+            self.put_obj(Floor("green"), col + 1, row + 1)
         self.put_obj(Goal(), self.level.goal[1] + 1, self.level.goal[0] + 1)
         self.agent_pos = (self.level.start[1] + 1, self.level.start[0] + 1)
-        self.agent_dir = int(self.level.direction)
+        self.agent_dir = self.first_direction
 
 
 def make_minigrid(env, level):
-    minigrid = MiniGridMaze(env, level)
+    minigrid = MiniGridLevel(env, level)
     return FullyObsWrapper(minigrid) if env.view_size == "full" else minigrid
+
+
+def reset_minigrid(minigrid, direction):
+    """Starts an episode in the direction that our side has drawn."""
+    minigrid.unwrapped.first_direction = int(direction)
+    return minigrid.reset()
 
 
 def as_image(env, obs):
@@ -127,31 +146,33 @@ def draw_levels(env, seed):
             direction = rng.choice(inside)
             goal = start + steps[direction]
         walls[tuple(start)] = walls[tuple(goal)] = False
-        levels.append(
-            MazeLevel(
-                walls=walls,
-                goal=goal.astype(np.int32),
-                start=start.astype(np.int32),
-                direction=np.int32(direction),
-            )
-        )
+        ends = {"goal": goal.astype(np.int32), "start": start.astype(np.int32)}
+        if isinstance(env, Cave):
+            kinds = rng.choice([Tile.WALL, Tile.LAVA, Tile.MOSS], walls.shape)
+            cells = np.where(walls, kinds, Tile.EMPTY).astype(np.uint8)
+            levels.append(CaveLevel(cells=cells, **ends))
+        else:
+            level = MazeLevel(walls=walls, direction=np.int32(direction), **ends)
+            levels.append(level)
     return stack(levels)
 
 
 def roll(env, levels, actions):
     """Our side: first observations, then steps stacked as [T, B, ...], on the host."""
     wrapped = Replay(env, keep_final_obs=True)
-    key = jax.random.key(0)  # mazes ignore it
+    n_steps, n_levels = actions.shape
+    keys = jax.random.split(jax.random.key(0), (n_steps + 1, n_levels))
 
     @jax.jit
     def run(levels, actions):
-        state, obs = jax.vmap(wrapped.reset, (None, 0))(key, levels)
+        state, obs = jax.vmap(wrapped.reset)(keys[0], levels)
 
-        def advance(state, actions):
-            step = jax.vmap(wrapped.step, (None, 0, 0, 0))(key, levels, state, actions)
+        def advance(state, inputs):
+            keys, actions = inputs
+            step = jax.vmap(wrapped.step)(keys, levels, state, actions)
             return step.state, step.replace(state=None)
 
-        return obs, jax.lax.scan(advance, state, actions)[1]
+        return obs, jax.lax.scan(advance, state, (keys[1:], actions))[1]
 
     return jax.tree.map(np.asarray, run(levels, jnp.asarray(actions)))
 
@@ -163,8 +184,8 @@ def compare(env, levels, actions):
     for b in range(actions.shape[1]):
         level = take(levels, b)
         minigrid = make_minigrid(env, level)
-        theirs, _ = minigrid.reset()
         ours = take(first, b)
+        theirs, _ = reset_minigrid(minigrid, ours["direction"])
         assert_same_obs(env, ours, theirs, f"level {b}, first observation")
         met["goal in first view"] += bool((ours["view"] == Tile.GOAL).any())
         for t in range(actions.shape[0]):
@@ -177,9 +198,10 @@ def compare(env, levels, actions):
             assert step.reward == pytest.approx(reward, abs=1e-6), where
             assert step.terminated == terminated, where
             assert step.truncated == truncated, where
-            assert step.info["success"] == terminated, where
+            success = terminated and reward > 0
+            assert step.info["success"] == success, where
             if terminated or truncated:
-                theirs, _ = minigrid.reset()
+                theirs, _ = reset_minigrid(minigrid, step.obs["direction"])
                 where += ", first observation of the next episode"
             assert_same_obs(env, step.obs, theirs, where)
             stood = minigrid.unwrapped.agent_pos == at
@@ -189,7 +211,8 @@ def compare(env, levels, actions):
             met["idle"] += bool(
                 actions[t, b] > 2 and stood and final_obs["direction"] == heading
             )
-            met["successes"] += terminated
+            met["successes"] += success
+            met["burnt"] += terminated and not success
             met["truncations"] += truncated
             met["both"] += terminated and truncated
     return met
@@ -209,6 +232,7 @@ def test_random_walks_equal_minigrid(env):
     assert met["goal in first view"] >= N_LEVELS // 4
     assert met["collisions"] > 100
     assert met["successes"] > 5
+    assert (met["burnt"] > 20) == isinstance(env, Cave)
     assert met["truncations"] > 5
     hides = env.view_size != "full" and not env.see_through_walls
     assert (met["unseen"] > 100) == hides
@@ -233,7 +257,7 @@ def test_the_comparison_notices_one_wrong_cell():
     right = take(levels, 0)
     other = right.replace(walls=~right.walls)
     ours, _ = roll(env, stack([other]), np.zeros((1, 1), np.int32))
-    theirs, _ = make_minigrid(env, right).reset()
+    theirs, _ = reset_minigrid(make_minigrid(env, right), right.direction)
     with pytest.raises(AssertionError):
         assert_same_obs(env, take(ours, 0), theirs, "inverted walls")
 
