@@ -27,8 +27,9 @@ import jax.numpy as jnp
 from rlgen import training
 from rlgen.algos.ued import buffer as level_buffer
 from rlgen.algos.ued import replay_distribution
-from rlgen.algos.ued.curriculum import EDITED_LEVELS, NEW_LEVELS, REPLAYED, LevelReplay
+from rlgen.algos.ued.curriculum import EDITED_LEVELS, NEW_LEVELS, REPLAYED
 from rlgen.algos.ued.experiment import UED
+from rlgen.algos.ued.level_replay import LevelReplay
 from rlgen.env import Replay
 from rlgen.envs.maze import Maze
 from rlgen.envs.maze.levels import UniformWalls

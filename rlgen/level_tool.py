@@ -71,8 +71,12 @@ def run(env_name: str, env_type: type, args: Sequence[str]) -> LevelSet:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
     )
     options, config = parsed.options, parsed.env
-    space = config.make_space()
-    level_set = _choose(options, config, space)
+    if config.dataset:
+        config, level_set = _make(options, config)
+        space = config.make_space()
+    else:
+        space = config.make_space()
+        level_set = _choose(options, config, space)
     features = jax.jit(jax.vmap(space.features))(level_set.levels)
     features = {name: np.asarray(value) for name, value in features.items()}
     _print(level_set, features, space, options.show)
@@ -108,8 +112,6 @@ def _choose(options: LevelsOptions, config: Any, space: Any) -> LevelSet:
         )
     if options.load:
         return config.load_set(options.load)
-    if config.dataset:
-        return _make(options, config)
     if options.named:
         return config.named_set()
     if options.split not in SPLITS:
@@ -126,8 +128,8 @@ def _choose(options: LevelsOptions, config: Any, space: Any) -> LevelSet:
     )
 
 
-def _make(options: LevelsOptions, config: Any) -> LevelSet:
-    """Makes the level sets asked for; returns the last of them."""
+def _make(options: LevelsOptions, config: Any) -> tuple[Any, LevelSet]:
+    """Makes the level sets asked for; returns the first and settings of its size."""
     wanted = config.recipes()
     if config.dataset != "all":
         wanted = tuple(config.dataset.split(","))
@@ -149,7 +151,8 @@ def _make(options: LevelsOptions, config: Any) -> LevelSet:
         paths = config.make_sets(wanted, Path(options.folder), jobs, show)
     for path in paths.values():
         print("made", path)
-    return config.load_set(str(paths[wanted[-1]]))
+    config = config.sized_for(wanted[0])
+    return config, config.load_set(str(paths[wanted[0]]))
 
 
 def captions(level_set: LevelSet, features: dict[str, np.ndarray]) -> list[str]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from rlgen import distributions
-from rlgen.env import Env
+from rlgen.env import Env, Resample
 from rlgen.networks import ActorCritic
 
 PyTree = Any
@@ -51,9 +51,14 @@ class Trajectory(struct.PyTreeNode):
 def start(
     env: Env, network: ActorCritic, key: jax.Array, levels: PyTree, n_envs: int
 ) -> RolloutState:
-    """Resets environment number i to level number i, with empty memory."""
+    """Starts environment number i on level number i, with empty memory."""
     keys = jax.random.split(key, n_envs)
-    env_state, obs = jax.vmap(env.reset)(keys, levels)
+    if isinstance(env, Resample):
+        env_state, obs = jax.vmap(env.reset_to, in_axes=(0, None, 0))(
+            keys, levels, jnp.arange(n_envs, dtype=jnp.int32)
+        )
+    else:
+        env_state, obs = jax.vmap(env.reset)(keys, levels)
     return RolloutState(
         env_state=env_state,
         obs=obs,

@@ -11,12 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlgen.algos.ppo import PPOConfig
-from rlgen.algos.ued.curriculum import (
-    LevelReplay,
-    ReplayConfig,
-    check_batch_size,
-)
 from rlgen.algos.ued.experiment import UED, check_auto_reset
+from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig, check_batch_size
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.networks import ActorCritic, NetworkConfig
@@ -81,6 +77,8 @@ class UEDAlgorithm:
                 space=space,
                 config=config.replay,
                 n_levels=config.ppo.n_envs,
+                total_updates=run.n_updates,
+                dataset=env_config.training_set(),
                 seed_axis=SEED_AXIS_NAME if vmapped else None,
             ),
             network=ActorCritic(
@@ -157,6 +155,59 @@ _PAPER_REPLAY: dict[str, Any] = {
     "replay_prob": 0.8,
 }
 
+# Settings of Garcin et al. 2024 for Cave Escape: 36 x 256 steps, 5 epochs, Adam 1e-4,
+# gamma 0.995, lambda 0.95, clip 0.2, no entropy bonus, LSTM 256; about 28,750 student
+# updates, here counted in batches, of which half only score where levels are generated.
+_DRED_PAPER: dict[str, Any] = _PAPER | {
+    "n_envs": 36,
+    "anneal_lr": False,
+    "gae_lambda": 0.95,
+    "entropy_coef": 0.0,
+    "actions": "minigrid",
+}
+
+# The quick preset, less what is the methods' own: buffer and temperature.
+_QUICK_ON_DATASET: dict[str, Any] = {
+    name: value
+    for name, value in _QUICK.items()
+    if name not in ("buffer_size", "min_fill", "temperature", "solvable")
+}
+
+# What the methods on a given level set share.
+_ON_DATASET: dict[str, Any] = {
+    "dataset": "train",
+    "replay_prob": 1.0,
+    "train_on_new": False,
+    "support": "dataset",
+    "staleness_support": "dataset",
+    "prioritization": "rank",
+    "temperature": 0.1,
+    "staleness": 0.3,
+    "score": "l1",
+}
+
+# Two channels: value loss on the given levels, and value loss that counts only where
+# the goal was once reached on all levels; the second takes over during training.
+_DRED: dict[str, Any] = _ON_DATASET | {
+    "second_score": "grounded_l1",
+    "second_support": "all",
+    "second_temperature": 1.0,
+    "second_weight": 0.0,
+    "second_weight_end": 1.0,
+    "insert_by": "second",
+    "insert_positive": True,
+}
+
+
+def _presets(batches: int) -> dict[str, dict[str, Any]]:
+    """Presets of a method on a level set; `batches` per student update."""
+    return {
+        "quick": _QUICK_ON_DATASET
+        | {"n_updates": 320 * batches, "eval_every": 80 * batches},
+        "paper": _DRED_PAPER | {"n_updates": 28_750 * batches, "buffer_size": 4000},
+    }
+
+
 DR = UEDAlgorithm(
     summary="domain randomisation: a new random level for every environment and update",
     source="Tobin et al. 2017",
@@ -188,4 +239,39 @@ ACCEL = UEDAlgorithm(
         "levels": "empty",
     },
     presets={"quick": _QUICK, "paper": _PAPER | _PAPER_REPLAY},
+)
+
+UNIFORM = UEDAlgorithm(
+    summary="levels of a given set, uniformly",
+    source="Garcin et al. 2024",
+    settings=_ON_DATASET | {"prioritization": "uniform", "staleness": 0.0},
+    presets=_presets(1),
+)
+
+PLR_D = UEDAlgorithm(
+    summary="PLR on a given set of levels",
+    source="Jiang et al. 2021, as run by Garcin et al. 2024",
+    settings=_ON_DATASET,
+    presets=_presets(1),
+)
+
+ACCEL_D = UEDAlgorithm(
+    summary="ACCEL that starts from a given set, whose levels are never evicted",
+    source="Garcin et al. 2024",
+    settings=_ON_DATASET
+    | {
+        "support": "all",
+        "staleness_support": "all",
+        "score": "grounded_l1",
+        "insert_positive": True,
+        "edit_prob": 1.0,
+    },
+    presets=_presets(2),
+)
+
+EL_DRED = UEDAlgorithm(
+    summary="DRED with edited levels in place of generated ones",
+    source="Garcin et al. 2024",
+    settings=_DRED | {"edit_prob": 1.0},
+    presets=_presets(2),
 )

@@ -74,6 +74,15 @@ def empty(example: PyTree, capacity: int) -> LevelBuffer:
     )
 
 
+def preload(buffer: LevelBuffer, batch: LevelBatch) -> LevelBuffer:
+    """Puts levels that were not played yet into the first slots of an empty buffer."""
+    n = len(batch.hash)
+    return buffer.replace(
+        batch=jax.tree.map(lambda column, x: column.at[:n].set(x), buffer.batch, batch),
+        size=jnp.int32(n),
+    )
+
+
 def find(buffer: LevelBuffer, hashes: jax.Array) -> jax.Array:
     """Slots that hold the levels of these hashes uint32[L, 2], -1 where none does."""
     same = jnp.all(hashes[:, None, :] == buffer.batch.hash[None, :, :], axis=-1)
@@ -124,6 +133,9 @@ def record(
     feedback: Feedback,
     eviction_weight: jax.Array,
     clock: jax.Array,
+    *,
+    insert_by: str = "first",
+    insert_positive: bool = False,
 ) -> tuple[LevelBuffer, jax.Array]:
     """Updates the levels that are known and inserts those that are not.
 
@@ -140,6 +152,9 @@ def record(
       feedback: what the rollouts showed of them.
       eviction_weight: float32[C], usually the replay probability; inf protects.
       clock: int32[], the time that counts for staleness.
+      insert_by: whether the "first" or the "second" score of a level decides.
+      insert_positive: a level without a score above 0 is not inserted (the rule of
+        Garcin et al. 2024, with the second score).
 
     Returns:
       the buffer, and which of the L levels were inserted. bool[L].
@@ -152,9 +167,14 @@ def record(
     is_scored = feedback.n_episodes > 0
     is_scored &= jnp.isfinite(feedback.score) & jnp.isfinite(feedback.score2)
 
+    score, slot_score = feedback.score, buffer.score
+    if insert_by == "second":
+        score, slot_score = feedback.score2, buffer.score2
     is_candidate = is_first & ~is_known & is_scored
+    if insert_positive:
+        is_candidate &= score > 0
     place = jnp.argsort(
-        jnp.argsort(jnp.where(is_candidate, -feedback.score, jnp.inf), stable=True)
+        jnp.argsort(jnp.where(is_candidate, -score, jnp.inf), stable=True)
     )
     n_evictable = min(n_levels, capacity)
     # A slot that was updated and replaced at once would mix two levels.
@@ -168,7 +188,7 @@ def record(
     wins = (
         (place - n_free < n_evictable)
         & (negative[turn] > -jnp.inf)
-        & (feedback.score > buffer.score[victim])
+        & (score > slot_score[victim])
     )
     takes_free = place < n_free
     inserted = is_candidate & (takes_free | wins)

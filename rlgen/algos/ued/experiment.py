@@ -135,18 +135,8 @@ class UED(Experiment[UEDState]):
         return wrapper(self.env, keep_final_obs=self.config.time_limit == "bootstrap")
 
     def _start(self, key: jax.Array, levels: PyTree) -> RolloutState:
-        """Environment i starts on level i."""
-        n_envs, wrapped = self.config.n_envs, self._wrapped()
-        if isinstance(wrapped, Replay):
-            return rollouts.start(wrapped, self.network, key, levels, n_envs)
-        env_state, obs = jax.vmap(wrapped.reset_to, in_axes=(0, None, 0))(
-            jax.random.split(key, n_envs), levels, jnp.arange(n_envs, dtype=jnp.int32)
-        )
-        return RolloutState(
-            env_state=env_state,
-            obs=obs,
-            memory=self.network.initial_carry(n_envs),
-            reset=jnp.ones(n_envs, bool),
+        return rollouts.start(
+            self._wrapped(), self.network, key, levels, self.config.n_envs
         )
 
     def update(self, state: UEDState) -> tuple[UEDState, Metrics]:

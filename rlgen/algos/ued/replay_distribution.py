@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from rlgen.algos.ued.buffer import DATASET, LevelBuffer
 from rlgen.errors import UserError
 
-PRIORITIZATIONS = ("rank", "proportional", "topk")
+PRIORITIZATIONS = ("rank", "proportional", "topk", "uniform")
 TIES = ("shared", "random")
 SUPPORTS = ("all", "dataset", "generated")
 
@@ -26,7 +26,8 @@ class Channel:
 
     Attributes:
       prioritization: "rank" (proportional to rank^(-1/T)), "proportional" (to
-        max(score, 0)^(1/T)), or "topk" (softmax of score / T among the k best).
+        max(score, 0)^(1/T)), "topk" (softmax of score / T among the k best), or
+        "uniform" (scores do not matter).
       temperature: T; small is sharp.
       ties: equal scores "shared" their mean rank, or are ranked in "random" order.
       k: levels of "topk".
@@ -106,7 +107,9 @@ def channel_probabilities(
     channel: Channel, scores: jax.Array, support: jax.Array, key: jax.Array
 ) -> jax.Array:
     """P_S of one channel. float32[C]."""
-    if channel.prioritization == "rank":
+    if channel.prioritization == "uniform":
+        weights = support.astype(jnp.float32)
+    elif channel.prioritization == "rank":
         place = ranks(scores, support, channel.ties, key)
         # Relative to the best, whose weight 1 cannot vanish at sharp temperatures.
         weights = (place / jnp.min(place)) ** (-1.0 / channel.temperature)

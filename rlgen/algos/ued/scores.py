@@ -6,7 +6,8 @@ score; the buffer then keeps its old one.
 
 Sources: L1 and positive value loss, Jiang et al. 2021 (PLR and robust PLR); MaxMC,
 Jiang et al. 2021 (replay-guided adversarial environment design); learnability,
-Rutherford et al. 2024 (SFL); grounded L1, Garcin et al. 2024 (DRED).
+Rutherford et al. 2024 (SFL); grounded L1, Garcin et al. 2024 (DRED); MNA, the mean of
+negative advantages of levels that were solved, Garcin et al. 2025 (DEGen).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Episodes(struct.PyTreeNode):
 
     l1: jax.Array  # (L,) mean of |A_t|
     positive: jax.Array  # (L,) mean of max(A_t, 0)
+    negative: jax.Array  # (L,) mean of max(-A_t, 0)
     value: jax.Array  # (L,) mean of V_t
     mean_return: jax.Array  # (L,)
     success_rate: jax.Array  # (L,)
@@ -54,6 +56,7 @@ SCORES: dict[str, Callable[[Episodes], jax.Array]] = {
     "grounded_l1": lambda e: jnp.where(e.max_return > 0, e.l1, 0.0),
     "learnability": lambda e: e.success_rate * (1.0 - e.success_rate),
     "true_regret": _true_regret,
+    "mna": lambda e: jnp.where(e.success_rate > 0, e.negative, 0.0),
 }
 NEEDS_ORACLE = frozenset({"true_regret"})
 
@@ -117,7 +120,12 @@ def score(
     done = trajectory.done
     means = episode_means(
         jnp.stack(
-            [jnp.abs(advantage), jnp.maximum(advantage, 0.0), trajectory.value], -1
+            [
+                jnp.maximum(advantage, 0.0),
+                jnp.maximum(-advantage, 0.0),
+                trajectory.value,
+            ],
+            -1,
         ),
         done,
     )
@@ -143,8 +151,9 @@ def score(
     count = sums[:, 5]
     mean = sums[:, :5] / jnp.maximum(count, 1.0)[:, None]
     episodes = Episodes(
-        l1=mean[:, 0],
-        positive=mean[:, 1],
+        l1=mean[:, 0] + mean[:, 1],
+        positive=mean[:, 0],
+        negative=mean[:, 1],
         value=mean[:, 2],
         mean_return=mean[:, 3],
         success_rate=mean[:, 4],

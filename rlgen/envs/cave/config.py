@@ -46,6 +46,10 @@ class CaveConfig(GridConfig):
     def make_sets(self, names, folder, jobs, on_progress):
         return datasets.make(names, folder, jobs, on_progress)
 
+    def sized_for(self, name):
+        size = datasets.RECIPES[name].size
+        return dataclasses.replace(self, dataset="", height=size, width=size)
+
     def heldout_sets(self):
         if (self.height, self.width) != (_SIZE, _SIZE):
             return {

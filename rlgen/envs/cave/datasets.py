@@ -14,6 +14,9 @@ import functools
 import hashlib
 import math
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 import zlib
 from collections.abc import Callable, Iterable
 from importlib import metadata, resources
@@ -171,7 +174,9 @@ def _make_layouts(names, folder, jobs, on_progress) -> None:
             needed[pool] = max(needed.get(pool, 0), recipe.first + recipe.per_structure)
     on_progress("layouts", 0, sum(needed.values()))
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=_end_with_parent
+    ) as pool:
         while True:
             found = {at: _layouts(*at, folder) for at in needed}
             done = sum(min(len(found[at]), n) for at, n in needed.items())
@@ -191,6 +196,18 @@ def _make_layouts(names, folder, jobs, on_progress) -> None:
             for future in concurrent.futures.as_completed(futures):
                 done += future.result()
                 on_progress("layouts", done, sum(needed.values()))
+
+
+def _end_with_parent() -> None:
+    """Ends a worker whose parent was killed; by itself it would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch():
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _chunk_size(size: int) -> int:
@@ -224,7 +241,7 @@ def _make_chunk(structure: str, size: int, chunk: int, folder: Path) -> int:
             area = largest_area(layout)
             if area.mean() >= _MIN_AREA:
                 areas.append(area)
-    packed = np.packbits(np.array(areas, bool).reshape(len(areas), -1), axis=1)
+    packed = np.packbits(np.array(areas, bool).reshape(len(areas), size * size), axis=1)
     with write_atomically(path) as file:
         np.savez_compressed(file, areas=packed)
     return len(areas)

@@ -88,6 +88,14 @@ def _tables(structure: str) -> _Tables:
     )
 
 
+# The solver looks at the whole grid at each choice, so large grids are solved in blocks
+# of so many cells per side. A block solves some cells of those before it anew: what was
+# chosen there without knowing of the block need not go on into it.
+_BLOCK = 15
+_OVERLAP = 4
+_BLOCK_ATTEMPTS = 10
+
+
 def layout(
     structure: str, height: int, width: int, rng: np.random.Generator
 ) -> np.ndarray | None:
@@ -100,17 +108,56 @@ def layout(
       UserError: an unknown structure, or the package `minigrid` is missing.
     """
     tables = _tables(structure)
+    chosen = np.full((height, width), -1)
+    for row in range(0, height, _BLOCK):
+        for col in range(0, width, _BLOCK):
+            block = (
+                slice(max(row - _OVERLAP, 0), row + _BLOCK),
+                slice(max(col - _OVERLAP, 0), col + _BLOCK),
+            )
+            n_attempts = 1 if max(height, width) <= _BLOCK else _BLOCK_ATTEMPTS
+            if not any(_solve(chosen, block, tables, rng) for _ in range(n_attempts)):
+                return None
+    return tables.corner[chosen]
+
+
+def _solve(chosen, block, tables: _Tables, rng: np.random.Generator) -> bool:
+    """Chooses a window for every cell of a block, in place; False if there is no way.
+
+    Args:
+      chosen: int[H, W], windows chosen so far, -1 where none is.
+      block: slices of rows and columns.
+    """
     from minigrid.envs.wfc.wfclogic import solver
 
-    wave = solver.makeWave(len(tables.weights), height, width)
-    preferences = rng.random((height, width)) * 0.1
+    rows, cols = block
+    # One cell more on each side: what stands there already binds the block.
+    around = (
+        slice(max(rows.start - 1, 0), rows.stop + 1),
+        slice(max(cols.start - 1, 0), cols.stop + 1),
+    )
+    open_cells = chosen.copy()
+    open_cells[block] = -1
+    given = open_cells[around]
+    wave = solver.makeWave(len(tables.weights), *given.shape)
+    at_row, at_col = np.nonzero(given >= 0)
+    wave[:, at_row, at_col] = False
+    wave[given[at_row, at_col], at_row, at_col] = True
     try:
-        chosen = solver.run(
+        solved = solver.run(
             wave,
             tables.adjacency,
-            locationHeuristic=solver.makeEntropyLocationHeuristic(preferences),
+            locationHeuristic=solver.makeEntropyLocationHeuristic(
+                rng.random(given.shape) * 0.1
+            ),
             patternHeuristic=solver.makeWeightedPatternHeuristic(tables.weights, rng),
         )
     except solver.Contradiction:
-        return None
-    return tables.corner[chosen]
+        return False
+    inside = (
+        slice(rows.start - around[0].start, None),
+        slice(cols.start - around[1].start, None),
+    )
+    height, width = chosen[block].shape
+    chosen[block] = solved[inside][:height, :width]
+    return True

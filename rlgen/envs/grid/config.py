@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from rlgen.envs.grid.env import GridEnv
 from rlgen.envs.grid.levels import GridLevels
@@ -160,6 +160,11 @@ class GridConfig(abc.ABC):
             f"There is no recipe for {', '.join(names) or 'level sets'} here: leave "
             "dataset out and save generated levels with --save."
         )
+
+    def sized_for(self, name: str) -> Self:
+        """These settings with the size of a set that `make_sets` makes."""
+        del name
+        return self
 
     def eval_sets(self) -> dict[str, LevelSet]:
         """Levels by name that training evaluates on: held-out ones, and with a dataset

@@ -12,18 +12,12 @@ import pytest
 from oracles import level_replay as oracle
 from scipy import stats
 
-from rlgen.algos.ued.buffer import EDITED, NEW, LevelBatch
-from rlgen.algos.ued.curriculum import (
-    EDITED_LEVELS,
-    NEW_LEVELS,
-    REPLAYED,
-    Draw,
-    LevelReplay,
-    ReplayConfig,
-)
+from rlgen.algos.ued.buffer import DATASET, EDITED, GENERATED, NEW, LevelBatch
+from rlgen.algos.ued.curriculum import EDITED_LEVELS, NEW_LEVELS, REPLAYED, Draw
+from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig
 from rlgen.algos.ued.scores import Feedback
 from rlgen.errors import UserError
-from rlgen.levels import LevelSpace, split_of
+from rlgen.levels import LevelSet, LevelSpace, split_of
 
 L = 4
 LARGEST_EDIT = 1000
@@ -60,6 +54,7 @@ class Numbers(LevelSpace):
 
 
 SPACE = Numbers()
+GIVEN = LevelSet.generate(SPACE, 6, seed=0, split="train")
 SMALL = {"buffer_size": 16, "staleness": 0.3, "score": "l1"}
 CONFIGS = {
     "DR": ReplayConfig(replay_prob=0.0, **SMALL),
@@ -74,7 +69,7 @@ CONFIGS = {
 
 @functools.cache
 def curriculum(name, seed_axis=None):
-    return LevelReplay(SPACE, CONFIGS[name], L, seed_axis)
+    return LevelReplay(SPACE, CONFIGS[name], L, seed_axis=seed_axis)
 
 
 @functools.cache
@@ -379,29 +374,147 @@ def test_one_branch_runs_for_all_seeds(name, n_branches):
 # --- Probabilities and metrics -------------------------------------------------------
 
 
-def test_probabilities_mix_two_scores_and_staleness():
-    """P = (1 - rho) ((1 - eta) P_S + eta P_S') + rho P_C over the filled slots."""
+@pytest.mark.parametrize("clock", [0, 5, 20, 30])
+def test_probabilities_mix_two_scores_and_staleness(clock):
+    """P = (1 - rho) ((1 - eta) P_S + eta P_S') + rho P_C, each on its own support."""
     config = ReplayConfig(
-        buffer_size=6, staleness=0.25, second_weight=0.4, temperature=0.5
+        buffer_size=6,
+        staleness=0.25,
+        second_weight=0.2,
+        second_weight_end=0.8,
+        temperature=0.5,
+        second_temperature=2.0,
+        support="dataset",
+        staleness_support="generated",
     )
-    replay = LevelReplay(SPACE, config, L)
+    replay = LevelReplay(SPACE, config, 2, total_updates=20, dataset=GIVEN)
     state = replay.init(jax.random.key(0))
     first, second = (np.float32(x) for x in ([1, 1, 3, 0, 9, 9], [2, 5, 0, 0, 9, 9]))
-    last_seen = np.int32([1, 4, 4, 2, 0, 0])
+    last_seen = np.int32([1, -4, -4, -2, 0, 0])
+    origin = np.int32([DATASET, DATASET, EDITED, GENERATED, NEW, NEW])
     state = state.replace(
         buffer=state.buffer.replace(
-            score=first, score2=second, last_seen=last_seen, size=jnp.int32(4)
+            batch=state.buffer.batch.replace(origin=origin),
+            score=first,
+            score2=second,
+            last_seen=last_seen,
+            size=jnp.int32(4),
         ),
-        clock=jnp.int32(5),
+        clock=jnp.int32(clock),
     )
-    support = np.arange(6) < 4
+    filled = np.arange(6) < 4
+    given = filled & (origin == DATASET)
+    eta = 0.2 + 0.6 * min(clock / 20, 1.0)
     expected = 0.75 * (
-        0.6 * oracle.probabilities(first, support, temperature=0.5)
-        + 0.4 * oracle.probabilities(second, support, temperature=0.5)
-    ) + 0.25 * oracle.staleness(last_seen, 5, support)
+        (1 - eta) * oracle.probabilities(first, given, temperature=0.5)
+        + eta * oracle.probabilities(second, filled, temperature=2.0)
+    ) + 0.25 * oracle.staleness(last_seen, clock, filled & ~given)
     p = replay.probabilities(state, jax.random.key(0))
     np.testing.assert_allclose(p, expected, rtol=1e-4)
     np.testing.assert_allclose(jnp.sum(p), 1.0, atol=1e-6)
+
+
+# --- Given levels --------------------------------------------------------------------
+
+DRED = ReplayConfig(
+    buffer_size=16,
+    replay_prob=1.0,
+    edit_prob=1.0,
+    train_on_new=False,
+    score="l1",
+    second_score="grounded_l1",
+    support="dataset",
+    staleness_support="dataset",
+    second_weight_end=1.0,
+    insert_by="second",
+    insert_positive=True,
+)
+
+
+def both_scores(score, score2, n=L):
+    return Feedback(
+        score=jnp.broadcast_to(jnp.float32(score), (n,)),
+        score2=jnp.broadcast_to(jnp.float32(score2), (n,)),
+        max_return=jnp.ones(n),
+        n_episodes=jnp.ones(n, jnp.int32),
+        n_success=jnp.ones(n, jnp.int32),
+    )
+
+
+def play_given(config, n_batches, feedback):
+    replay = LevelReplay(SPACE, config, L, total_updates=n_batches, dataset=GIVEN)
+    state = replay.init(jax.random.key(0))
+    sample, update = jax.jit(replay.sample, static_argnums=3), jax.jit(replay.update)
+    for i in range(n_batches):
+        key = jax.random.key(i)
+        state, draw = sample(state, key, key, L)
+        yield state, draw
+        state, _ = update(state, key, draw, feedback(i))
+
+
+def test_given_levels_are_visited_once_without_learning():
+    batches = list(play_given(DRED, 6, lambda i: both_scores(i + 1.0, 1.0)))
+    visits = [draw for _, draw in batches[:2]]
+    assert [int(draw.role) for _, draw in batches] == [
+        NEW_LEVELS, NEW_LEVELS, REPLAYED, EDITED_LEVELS, REPLAYED, EDITED_LEVELS,
+    ]  # fmt: skip
+    assert not any(bool(draw.trains) for draw in visits)
+    seen = np.concatenate([np.asarray(draw.batch.levels) for draw in visits])
+    # Two batches of four hold six levels; the last two places begin anew.
+    assert sorted(seen[:6]) == sorted(GIVEN.levels.tolist())
+    assert seen[6:].tolist() == GIVEN.levels[:2].tolist()
+    assert all(
+        bool(draw.trains) == (i % 2 == 0) for i, (_, draw) in enumerate(batches[2:])
+    )
+
+
+def test_given_levels_are_never_evicted_and_edits_enter_by_the_second_score():
+    # Edits score higher in the second channel each time, and zero in the first.
+    *_, (state, _) = play_given(
+        dataclasses.replace(DRED, buffer_size=8),
+        40,
+        lambda i: both_scores(0.0, 1.0 + i),
+    )
+    buffer = state.buffer
+    assert int(buffer.size) == 8
+    given = np.asarray(buffer.batch.origin) == DATASET
+    assert sorted(np.asarray(buffer.batch.levels)[given]) == sorted(GIVEN.levels)
+    assert (np.asarray(buffer.score2)[~given] > 30).all()
+
+
+def test_levels_without_a_positive_second_score_do_not_enter():
+    *_, (state, _) = play_given(DRED, 20, lambda i: both_scores(5.0, 0.0))
+    assert int(state.buffer.size) == len(GIVEN)
+
+
+def test_uniform_is_uniform():
+    """The published configuration ranks ties by index: one level has 70 %."""
+    config = dataclasses.replace(
+        DRED, prioritization="uniform", staleness=0.0, edit_prob=0.0,
+        second_weight_end=0.0,
+    )  # fmt: skip
+    batches = list(play_given(config, 300, lambda i: both_scores(i, 1.0)))
+    assert all(int(draw.role) == REPLAYED for _, draw in batches)
+    levels = np.concatenate([np.asarray(draw.batch.levels) for _, draw in batches])
+    _, counts = np.unique(levels, return_counts=True)
+    assert len(counts) == len(GIVEN)
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_sets_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match=r"holds 6 levels, fewer than the 8 of a batch"):
+        LevelReplay(SPACE, DRED, 8, dataset=GIVEN)
+    with pytest.raises(UserError, match=r"more than a buffer of 5: raise buffer_size"):
+        LevelReplay(SPACE, dataclasses.replace(DRED, buffer_size=5), L, dataset=GIVEN)
+    with pytest.raises(UserError, match="none is given: choose one"):
+        LevelReplay(SPACE, DRED, L)
+    with pytest.raises(UserError, match="use the algorithm vae-dred"):
+        LevelReplay(
+            SPACE,
+            dataclasses.replace(DRED, edit_prob=0.0, generate_prob=1.0),
+            L,
+            dataset=GIVEN,
+        )
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
