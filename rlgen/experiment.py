@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from rlgen.env import Env
+from rlgen.errors import UserError
 from rlgen.levels import LevelSet
 from rlgen.networks import ActorCritic
 
@@ -67,7 +68,12 @@ class Experiment(abc.ABC, Generic[StateT]):
 
     def policy_params(self, states: StateT) -> PyTree:
         """The parameters that `network` acts with, of one seed or stacked over S."""
-        raise NotImplementedError(f"{type(self).__name__} has no policy to evaluate.")
+        raise UserError(f"{type(self).__name__} has no policy to evaluate.")
+
+    def export(self, states: StateT, folder: Path) -> list[Path]:
+        """Writes what other runs can use of the final states [S, ...]; the files."""
+        del states, folder
+        return []
 
     def draw(self, states: StateT, folder: Path, episodes: pd.DataFrame) -> list[Path]:
         """Draws what there is to see of the final states [S, ...]; returns the files.

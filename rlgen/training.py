@@ -113,6 +113,7 @@ def run_training(config: TrainConfig) -> RunStore:
     if wandb_sink:
         outputs.append(wandb_sink)
     states = runner.run(experiment, config.run, store, outputs, program)
+    experiment.export(states, store.path)
     if config.run.pictures:
         # Statistics and pictures take 70 MiB: not while training needs the memory.
         from rlgen import reports

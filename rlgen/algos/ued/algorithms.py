@@ -11,10 +11,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlgen.algos.ppo import PPOConfig
+from rlgen.algos.ued.curriculum import LevelGenerator
 from rlgen.algos.ued.experiment import UED, check_auto_reset
 from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig, check_batch_size
+from rlgen.algos.ued.level_vae import (
+    GeneratorConfig,
+    InterpolatedLevels,
+    LevelVAE,
+    VAEConfig,
+    load_variables,
+)
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
+from rlgen.levels import LevelSet
 from rlgen.networks import ActorCritic, NetworkConfig
 from rlgen.runner import SEED_AXIS_NAME, resolve_seed_axis
 
@@ -65,10 +74,17 @@ class UEDAlgorithm:
         """Settings before presets; what `settings` changes comes on top."""
         return UEDConfig()
 
+    def generator(
+        self, space: Any, dataset: LevelSet | None, config: Any
+    ) -> LevelGenerator | None:
+        """The model that invents levels, if the algorithm has one."""
+        del space, dataset, config
+
     def build(self, run: RunConfig, env_config: Any, config: UEDConfig) -> UED:
         """The experiment of these settings."""
         env = env_config.make_env()
         space = env_config.make_space()
+        dataset = env_config.training_set()
         vmapped = resolve_seed_axis(run.seed_axis) == "vmap"
         return UED(
             env=env,
@@ -78,7 +94,8 @@ class UEDAlgorithm:
                 config=config.replay,
                 n_levels=config.ppo.n_envs,
                 total_updates=run.n_updates,
-                dataset=env_config.training_set(),
+                dataset=dataset,
+                generator=self.generator(space, dataset, config),
                 seed_axis=SEED_AXIS_NAME if vmapped else None,
             ),
             network=ActorCritic(
@@ -91,6 +108,41 @@ class UEDAlgorithm:
             eval_sets=env_config.eval_sets(),
             eval_episodes=config.eval_episodes,
             needs_oracle=config.replay.needs_oracle,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerativeConfig(UEDConfig):
+    """Settings of an algorithm with a model of levels.
+
+    Attributes:
+      vae, generator: see their classes.
+    """
+
+    vae: VAEConfig = VAEConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerativeAlgorithm(UEDAlgorithm):
+    """An algorithm whose levels come from a model of the given ones."""
+
+    @property
+    def config(self) -> GenerativeConfig:
+        return GenerativeConfig()
+
+    def generator(self, space, dataset, config):
+        if dataset is None:
+            raise UserError(
+                "A model of levels needs levels to learn from: give a dataset."
+            )
+        vae = LevelVAE(space, config.vae)
+        path = config.generator.vae_file
+        return InterpolatedLevels(
+            vae,
+            dataset,
+            config.generator,
+            load_variables(path, vae) if path else None,
         )
 
 
@@ -273,5 +325,12 @@ EL_DRED = UEDAlgorithm(
     summary="DRED with edited levels in place of generated ones",
     source="Garcin et al. 2024",
     settings=_DRED | {"edit_prob": 1.0},
+    presets=_presets(2),
+)
+
+VAE_DRED = GenerativeAlgorithm(
+    summary="DRED: levels from a model of a given set, mixed with that set",
+    source="Garcin et al. 2024",
+    settings=_DRED | {"generate_prob": 1.0},
     presets=_presets(2),
 )

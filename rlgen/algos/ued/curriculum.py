@@ -85,7 +85,7 @@ class LevelGenerator(abc.ABC):
     """A model that invents levels, learned from given ones before training."""
 
     @abc.abstractmethod
-    def init(self) -> PyTree:
+    def init(self, key: jax.Array) -> PyTree:
         """What the model has learned, as arrays that the curriculum carries."""
 
     @abc.abstractmethod

@@ -286,7 +286,7 @@ class LevelReplay(LevelDistribution[ReplayState]):
             clock=jnp.int32(0),
             last=level_buffer.empty(example, self.n_levels).batch,
             last_role=jnp.int32(NEW_LEVELS),
-            model=None if self.generator is None else self.generator.init(),
+            model=None if self.generator is None else self.generator.init(key),
         )
 
     def sample(self, state, key, shared_key, n):
