@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlgen.algos.ppo import PPOConfig
-from rlgen.algos.ued.curriculum import LevelGenerator
+from rlgen.algos.ued.curriculum import LevelDistribution, LevelGenerator
 from rlgen.algos.ued.experiment import UED, check_auto_reset
 from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig, check_batch_size
 from rlgen.algos.ued.level_vae import (
@@ -21,6 +21,7 @@ from rlgen.algos.ued.level_vae import (
     VAEConfig,
     load_variables,
 )
+from rlgen.algos.ued.sfl import SFL, SFLConfig, check_horizon
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.levels import LevelSet
@@ -29,11 +30,11 @@ from rlgen.runner import SEED_AXIS_NAME, resolve_seed_axis
 
 
 @dataclasses.dataclass(frozen=True)
-class UEDConfig:
-    """Settings of an environment-design experiment.
+class StudentConfig:
+    """Settings of a student and of how it plays the levels of a curriculum.
 
     Attributes:
-      ppo, network, replay: see their classes.
+      ppo, network: see their classes.
       auto_reset: after an episode, "replay" its level or "resample" one of the batch.
       continue_episodes: episodes go on across updates (needs "resample").
       eval_episodes: episodes per held-out level in evaluations during training.
@@ -41,16 +42,29 @@ class UEDConfig:
 
     ppo: PPOConfig = PPOConfig()
     network: NetworkConfig = NetworkConfig()
-    replay: ReplayConfig = ReplayConfig()
     auto_reset: str = "replay"
     continue_episodes: bool = False
     eval_episodes: int = 4
 
     def __post_init__(self):
-        check_batch_size(self.replay, self.ppo.n_envs)
         check_auto_reset(self.auto_reset, self.continue_episodes)
         if self.eval_episodes < 1:
             raise UserError(f"eval_episodes is {self.eval_episodes}: choose 1 or more.")
+
+
+@dataclasses.dataclass(frozen=True)
+class UEDConfig(StudentConfig):
+    """Settings of an experiment with level replay.
+
+    Attributes:
+      replay: see its class.
+    """
+
+    replay: ReplayConfig = ReplayConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_batch_size(self.replay, self.ppo.n_envs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,33 +96,78 @@ class UEDAlgorithm:
 
     def build(self, run: RunConfig, env_config: Any, config: UEDConfig) -> UED:
         """The experiment of these settings."""
-        env = env_config.make_env()
-        space = env_config.make_space()
-        dataset = env_config.training_set()
-        vmapped = resolve_seed_axis(run.seed_axis) == "vmap"
-        return UED(
-            env=env,
+        space, dataset = env_config.make_space(), env_config.training_set()
+        curriculum = LevelReplay(
             space=space,
-            curriculum=LevelReplay(
-                space=space,
-                config=config.replay,
-                n_levels=config.ppo.n_envs,
-                total_updates=run.n_updates,
-                dataset=dataset,
-                generator=self.generator(space, dataset, config),
-                seed_axis=SEED_AXIS_NAME if vmapped else None,
-            ),
-            network=ActorCritic(
-                env.observation_space, env.action_space, config.network
-            ),
-            config=config.ppo,
+            config=config.replay,
+            n_levels=config.ppo.n_envs,
             total_updates=run.n_updates,
-            auto_reset=config.auto_reset,
-            continue_episodes=config.continue_episodes,
-            eval_sets=env_config.eval_sets(),
-            eval_episodes=config.eval_episodes,
-            needs_oracle=config.replay.needs_oracle,
+            dataset=dataset,
+            generator=self.generator(space, dataset, config),
+            seed_axis=_seed_axis(run),
         )
+        return student_on(
+            curriculum, run, env_config, config, config.replay.needs_oracle
+        )
+
+
+def _seed_axis(run: RunConfig) -> str | None:
+    vmapped = resolve_seed_axis(run.seed_axis) == "vmap"
+    return SEED_AXIS_NAME if vmapped else None
+
+
+def student_on(
+    curriculum: LevelDistribution,
+    run: RunConfig,
+    env_config: Any,
+    config: StudentConfig,
+    needs_oracle: bool = False,
+) -> UED:
+    """A student that learns from the levels of a curriculum."""
+    env = env_config.make_env()
+    return UED(
+        env=env,
+        space=env_config.make_space(),
+        curriculum=curriculum,
+        network=ActorCritic(env.observation_space, env.action_space, config.network),
+        config=config.ppo,
+        total_updates=run.n_updates,
+        auto_reset=config.auto_reset,
+        continue_episodes=config.continue_episodes,
+        eval_sets=env_config.eval_sets(),
+        eval_episodes=config.eval_episodes,
+        needs_oracle=needs_oracle,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SFLExperimentConfig(StudentConfig):
+    """Settings of an experiment with SFL.
+
+    Attributes:
+      sfl: see its class.
+    """
+
+    sfl: SFLConfig = SFLConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class SFLAlgorithm(UEDAlgorithm):
+    """The registered entry of SFL."""
+
+    @property
+    def config(self) -> Any:
+        return SFLExperimentConfig()
+
+    def build(self, run: RunConfig, env_config: Any, config: Any) -> UED:
+        check_horizon(env_config.make_env(), config.ppo.n_steps)
+        curriculum = SFL(
+            space=env_config.make_space(),
+            config=config.sfl,
+            n_levels=config.ppo.n_envs,
+            seed_axis=_seed_axis(run),
+        )
+        return student_on(curriculum, run, env_config, config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,4 +392,33 @@ VAE_DRED = GenerativeAlgorithm(
     source="Garcin et al. 2024",
     settings=_DRED | {"generate_prob": 1.0},
     presets=_presets(2),
+)
+
+# Rutherford et al. 2024, minigrid: 256 x 256 steps, Adam 2.5e-4 annealed, gamma 0.99,
+# lambda 0.95, clip 0.04, 4 epochs of 4 minibatches; 25,000 levels of 2,000 steps (98
+# batches here, of 256 steps), 1,000 kept, 100 updates between.
+_SFL_PAPER: dict[str, Any] = _PAPER | {
+    "n_updates": 9_000,
+    "n_envs": 256,
+    "n_epochs": 4,
+    "n_minibatches": 4,
+    "lr": 2.5e-4,
+    "discount": 0.99,
+    "gae_lambda": 0.95,
+    "clip": 0.04,
+    "entropy_coef": 0.0,
+    "scoring_batches": 98,
+    "training_batches": 100,
+    "n_kept": 1000,
+}
+
+SFL_ALGORITHM = SFLAlgorithm(
+    summary="SFL: random levels are scored, the most learnable ones trained on",
+    source="Rutherford et al. 2024",
+    settings={},
+    presets={
+        "quick": _QUICK_ON_DATASET
+        | {"n_updates": 450, "eval_every": 90, "solvable": True},
+        "paper": _SFL_PAPER,
+    },
 )
