@@ -66,6 +66,11 @@ class Experiment(abc.ABC, Generic[StateT]):
     def evaluate(self, state: StateT, key: jax.Array) -> dict[str, EvalResult]:
         """Zero-shot results on each held-out level set, by the set's name."""
 
+    def diagnose(self, state: StateT, key: jax.Array) -> Metrics:
+        """Further scalars that are measured at every evaluation; none by default."""
+        del state, key
+        return {}
+
     def policy_params(self, states: StateT) -> PyTree:
         """The parameters that `network` acts with, of one seed or stacked over S."""
         raise UserError(f"{type(self).__name__} has no policy to evaluate.")

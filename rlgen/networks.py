@@ -213,17 +213,28 @@ class ActorCritic:
             self.config.core, batch_size, self.config.core_size
         )
 
-    def step(
+    def represent(
         self, params: PyTree, carry: PyTree, obs: PyTree, reset: jax.Array
-    ) -> tuple[PyTree, jax.Array, jax.Array]:
-        """Acts once: obs [B, ...] and reset bool[B] to carry, raw [B, P], value [B]."""
+    ) -> tuple[PyTree, jax.Array]:
+        """What actor and critic share: carry, features [B, F] of obs [B, ...]."""
         features = _apply(self._torso, params["torso"], obs)
         if self.is_recurrent:
             step = {"lstm": recurrent.lstm_step, "gru": recurrent.gru_step}
             carry, features = step[self.config.core](
                 params["core"], carry, features, reset
             )
-        raw, value = _apply(self._heads, params["heads"], features)
+        return carry, features
+
+    def heads(self, params: PyTree, features: jax.Array):
+        """Raw action parameters [B, P] and values [B] from features [B, F]."""
+        return _apply(self._heads, params["heads"], features)
+
+    def step(
+        self, params: PyTree, carry: PyTree, obs: PyTree, reset: jax.Array
+    ) -> tuple[PyTree, jax.Array, jax.Array]:
+        """Acts once: obs [B, ...] and reset bool[B] to carry, raw [B, P], value [B]."""
+        carry, features = self.represent(params, carry, obs, reset)
+        raw, value = self.heads(params, features)
         return carry, raw, value
 
     def unroll(

@@ -111,6 +111,11 @@ class Program:
             .lower(self.state_shape, jax.eval_shape(lambda: keys))
             .compile()
         )
+        self._diagnose = (
+            jax.jit(over_seeds(experiment.diagnose, axis))
+            .lower(self.state_shape, jax.eval_shape(lambda: keys))
+            .compile()
+        )
         self.compile_s = time.perf_counter() - begin
 
     def chunk(self, states: PyTree, n_updates: int) -> tuple[PyTree, jax.Array]:
@@ -119,13 +124,19 @@ class Program:
 
     def evaluate(self, states: PyTree, update: int) -> dict[str, EvalResult]:
         """Held-out results of all seeds [S, L, E], the same whenever it is asked."""
-        keys = jnp.stack(
+        return self._evaluate(states, self._keys_at(update))
+
+    def diagnose(self, states: PyTree, update: int) -> dict[str, jax.Array]:
+        """Diagnostics of all seeds [S], the same whenever they are asked for."""
+        return self._diagnose(states, self._keys_at(update))
+
+    def _keys_at(self, update: int) -> jax.Array:
+        return jnp.stack(
             [
                 jax.random.fold_in(jax.random.key(self.config.seed + i), update)
                 for i in range(self.config.seeds)
             ]
         )
-        return self._evaluate(states, keys)
 
 
 class Checkpoints:
@@ -387,10 +398,17 @@ class _Loop:
         self.store.write_table(
             self.store.eval_dir / f"update_{update:08d}.parquet", table
         )
+        diagnostics = jax.device_get(self.program.diagnose(states, update))
         wall_s = self._now()
         rows = []
         for i in range(self.config.seeds):
             row = self._row("eval", i, update, wall_s)
+            row |= {name: float(value[i]) for name, value in diagnostics.items()}
+            if {"train", "heldout"} <= results.keys():
+                row["generalization_gap"] = float(
+                    results["train"].returns[i].mean()
+                    - results["heldout"].returns[i].mean()
+                )
             for name, result in results.items():
                 row[f"eval_{name}_solve_rate"] = float(result.success[i].mean())
                 row[f"eval_{name}_return"] = float(result.returns[i].mean())

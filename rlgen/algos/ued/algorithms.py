@@ -12,6 +12,7 @@ from typing import Any
 
 from rlgen.algos.ppo import PPOConfig
 from rlgen.algos.ued.curriculum import LevelDistribution, LevelGenerator
+from rlgen.algos.ued.diagnostics import DiagnosticsConfig
 from rlgen.algos.ued.experiment import UED, check_auto_reset
 from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig, check_batch_size
 from rlgen.algos.ued.level_vae import (
@@ -34,7 +35,7 @@ class StudentConfig:
     """Settings of a student and of how it plays the levels of a curriculum.
 
     Attributes:
-      ppo, network: see their classes.
+      ppo, network, measured: see their classes.
       auto_reset: after an episode, "replay" its level or "resample" one of the batch.
       continue_episodes: episodes go on across updates (needs "resample").
       eval_episodes: episodes per held-out level in evaluations during training.
@@ -42,6 +43,7 @@ class StudentConfig:
 
     ppo: PPOConfig = PPOConfig()
     network: NetworkConfig = NetworkConfig()
+    measured: DiagnosticsConfig = DiagnosticsConfig()
     auto_reset: str = "replay"
     continue_episodes: bool = False
     eval_episodes: int = 4
@@ -137,6 +139,8 @@ def student_on(
         eval_sets=env_config.eval_sets(),
         eval_episodes=config.eval_episodes,
         needs_oracle=needs_oracle,
+        dataset=env_config.training_set(),
+        diagnostics=config.measured,
     )
 
 

@@ -17,8 +17,9 @@ from flax import struct
 
 from rlgen import rollout as rollouts
 from rlgen.algos import ppo
-from rlgen.algos.ued import scores
+from rlgen.algos.ued import diagnostics, scores
 from rlgen.algos.ued.curriculum import ROLES, LevelDistribution
+from rlgen.algos.ued.diagnostics import DiagnosticsConfig
 from rlgen.env import Env, Replay, Resample, take
 from rlgen.errors import UserError
 from rlgen.evaluation import zero_shot
@@ -75,6 +76,8 @@ class UED(Experiment[UEDState]):
       eval_sets: held-out levels by name; they are only ever evaluated on.
       eval_episodes: episodes per held-out level.
       needs_oracle: whether the scores want the environment's best returns.
+      dataset: given levels, which diagnostics compare with.
+      diagnostics: see `DiagnosticsConfig`.
     """
 
     env: Env
@@ -88,6 +91,8 @@ class UED(Experiment[UEDState]):
     eval_sets: dict[str, LevelSet] = dataclasses.field(default_factory=dict)
     eval_episodes: int = 10
     needs_oracle: bool = False
+    dataset: LevelSet | None = None
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
 
     def __post_init__(self):
         check_auto_reset(self.auto_reset, self.continue_episodes)
@@ -301,6 +306,22 @@ class UED(Experiment[UEDState]):
             )
             for i, (name, level_set) in enumerate(sorted(self.eval_sets.items()))
         }
+
+    def diagnose(self, state: UEDState, key: jax.Array) -> Metrics:
+        if self.dataset is None or not self.diagnostics.diagnostics:
+            return {}
+        key, key_replayed = jax.random.split(key)
+        replayed = self.curriculum.replayed(state.curriculum, key_replayed)
+        return diagnostics.diagnose(
+            self.diagnostics,
+            self.env,
+            self.space,
+            self.network,
+            state.learner.params,
+            key,
+            self.dataset,
+            None if replayed is None else replayed[:2],
+        )
 
     def policy_params(self, states: UEDState) -> PyTree:
         return states.learner.params

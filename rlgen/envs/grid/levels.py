@@ -109,6 +109,28 @@ class GridLevels(LevelSpace[LevelT], Generic[LevelT]):
         extra = self.extra_word(level)
         return total if extra is None else total + table[starts + n_cells + extra]
 
+    def tile_histogram(self, level: LevelT) -> jax.Array:
+        """Number of cells of each kind at each distance to the goal: float32[D, K].
+
+        A blocked cell is one move behind the nearest walkable cell beside it. The last
+        row counts cells that are not beside any cell from which the goal is reached.
+        """
+        n_cells = self.height * self.width
+        dist = paths.distances(level.blocked, level.goal)
+        far = jnp.where(dist < 0, n_cells, dist)
+        padded = jnp.pad(far, 1, constant_values=n_cells)
+        beside = jnp.minimum(
+            jnp.minimum(padded[:-2, 1:-1], padded[2:, 1:-1]),
+            jnp.minimum(padded[1:-1, :-2], padded[1:-1, 2:]),
+        )
+        reach = jnp.where(level.blocked, jnp.minimum(beside + 1, n_cells), far)
+        grid = self.to_grid(level)
+        n_kinds = len(self.free_kinds)
+        index = reach * n_kinds + grid.kinds.astype(jnp.int32)
+        counts = jnp.zeros((n_cells + 1) * n_kinds, jnp.float32)
+        counts = counts.at[index.reshape(-1)].add(1.0)
+        return counts.reshape(n_cells + 1, n_kinds)
+
     def to_grid(self, level: LevelT) -> Grid:
         """The level as kinds of cells, goal and start: what generative models read."""
         table = jnp.array(level.KINDS, jnp.uint8)

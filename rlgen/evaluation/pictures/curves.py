@@ -31,6 +31,9 @@ from rlgen.evaluation.pictures._style import (
 # anything and names the series. A column is drawn in the first panel that asks for it.
 DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
     "Held-out solve rate": ("eval_*_solve_rate",),
+    "Gaps in return": ("generalization=generalization_gap", "shift=shift_gap"),
+    "Mutual information (nats)": ("level and representation=mutual_information",),
+    "Divergence of tiles (bits)": ("given and trained on=tile_divergence",),
     "Train solve rate by role": ("all=train_solve_rate", "solve_rate_*"),
     "Loss": ("total=loss", "policy=policy_loss", "value=value_loss"),
     "Entropy of the policy": ("entropy",),
