@@ -72,7 +72,6 @@ def _train(args: Sequence[str]) -> int:
         algorithm, known.env, known.preset, file_settings, known.config
     )
     config = _parse_flags(config, flags, f"rlgen train {algorithm}")
-    print(configs.to_yaml(config), file=sys.stderr)
     return _run_training(config)
 
 

@@ -133,6 +133,15 @@ def _make(options: LevelsOptions, config: Any) -> tuple[Any, LevelSet]:
     wanted = config.recipes()
     if config.dataset != "all":
         wanted = tuple(config.dataset.split(","))
+    known = config.recipes()
+    for name in wanted or (config.dataset,):
+        if name not in known:
+            choice = (
+                f"choose all or one of {', '.join(known)}"
+                if known
+                else ("leave dataset out and save generated levels with --save")
+            )
+            raise UserError(f"There is no recipe for level set {name}: {choice}.")
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -56,6 +56,12 @@ class RunStore:
 
     path: Path
 
+    @staticmethod
+    def path_of(out: str | Path, name: str, config: Any, run_dir: str = "") -> Path:
+        """Where the run of these settings is or would be; see `open`."""
+        digest = configs.config_hash(config)
+        return Path(run_dir) if run_dir else Path(out) / f"{name}-{digest}"
+
     @classmethod
     def open(
         cls, out: str | Path, name: str, config: Any, run_dir: str = ""
@@ -72,7 +78,7 @@ class RunStore:
           UserError: the directory cannot be written, or belongs to other settings.
         """
         digest = configs.config_hash(config)
-        path = Path(run_dir) if run_dir else Path(out) / f"{name}-{digest}"
+        path = cls.path_of(out, name, config, run_dir)
         store = cls(path)
         try:
             for folder in (path, store.eval_dir, store.figures_dir):

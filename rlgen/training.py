@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,10 +95,14 @@ def train(
 def run_training(config: TrainConfig) -> RunStore:
     """Runs one training configuration to its end, or on from where it stopped."""
     runner.use_compile_cache()
-    store = RunStore.open(config.run.out, config.name, config, config.run.run_dir)
-    if store.is_done:
-        return store
+    place = (config.run.out, config.name, config, config.run.run_dir)
+    if RunStore(RunStore.path_of(*place)).is_done:
+        return RunStore.open(*place)
+    # First, for what does not fit (level sets, files) must leave nothing behind.
     experiment = config.build()
+    store = RunStore.open(*place)
+    if config.run.progress:
+        print(configs.to_yaml(config), file=sys.stderr)
     program = runner.Program(experiment, config.run)
     outputs = []
     if config.run.progress:
