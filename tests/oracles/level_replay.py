@@ -68,6 +68,11 @@ def level_feedback(episodes, n_levels, stored_max_return, optimal_return):
                     ),
                     "grounded_l1": l1 if best_ever > 0 else 0.0,
                     "learnability": solved * (1 - solved),
+                    "mna": _mean(
+                        _mean(max(-a, 0) for a in e["advantages"]) for e in own
+                    )
+                    if solved > 0
+                    else 0.0,
                     "true_regret": _mean(
                         float(optimal_return[level]) - e["return"] for e in own
                     ),
