@@ -71,7 +71,13 @@ def _train(args: Sequence[str]) -> int:
     config = training.make_config(
         algorithm, known.env, known.preset, file_settings, known.config
     )
-    config = _parse_flags(config, flags, f"rlgen train {algorithm}")
+    groups = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if dataclasses.is_dataclass(getattr(config, field.name))
+    }
+    parsed = configs.parse_flags(groups, flags, f"rlgen train {algorithm}")
+    config = dataclasses.replace(config, **parsed)
     return _run_training(config)
 
 
@@ -79,7 +85,7 @@ def _run_training(config: Any) -> int:
     from rlgen import reports, runner, training
 
     try:
-        store = training.run_training(config)
+        store = training.run_training(config, show_settings=True)
     except runner.Preempted as stop:
         print(
             f"rlgen: {stop}; run the same command again to continue.", file=sys.stderr
@@ -87,30 +93,6 @@ def _run_training(config: Any) -> int:
         return 128 + stop.signum
     reports.print_summary(config, store)
     return 0
-
-
-def _parse_flags(config: Any, flags: Sequence[str], prog: str) -> Any:
-    """Overrides settings by flags: every leaf of the tree is one hyphenated flag."""
-    import tyro
-
-    groups = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if dataclasses.is_dataclass(getattr(config, field.name))
-    }
-    holder = dataclasses.make_dataclass(
-        "Settings", [(name, type(value)) for name, value in groups.items()], frozen=True
-    )
-    parsed = tyro.cli(
-        holder,
-        prog=prog,
-        default=holder(**groups),
-        args=list(flags),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-    )
-    return dataclasses.replace(
-        config, **{name: getattr(parsed, name) for name in groups}
-    )
 
 
 @dataclasses.dataclass(frozen=True)

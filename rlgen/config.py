@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -188,3 +188,29 @@ class RunConfig:
         ):
             if value not in known:
                 raise UserError(f"Unknown {name} {value!r}: choose {', '.join(known)}.")
+
+
+def parse_flags(
+    groups: Mapping[str, Any], flags: Sequence[str], prog: str
+) -> dict[str, Any]:
+    """Overrides groups of settings by flags: every leaf is one hyphenated flag.
+
+    Unknown flags and `--help` end the program, as command lines do.
+
+    Args:
+      groups: settings (dataclasses) by a name that nobody sees.
+      prog: what the help calls the command.
+    """
+    import tyro
+
+    holder = dataclasses.make_dataclass(
+        "Settings", [(name, type(value)) for name, value in groups.items()], frozen=True
+    )
+    parsed = tyro.cli(
+        holder,
+        prog=prog,
+        default=holder(**groups),
+        args=list(flags),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+    )
+    return {name: getattr(parsed, name) for name in groups}

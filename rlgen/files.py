@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import IO
 
@@ -32,6 +34,17 @@ def write_atomically(path: str | Path, mode: str = "wb") -> Iterator[IO]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+@functools.cache
+def package_texts(package: str, folder: str) -> dict[str, str]:
+    """The text files (.txt) in a folder of a package, by name, in that order."""
+    entries = (resources.files(package) / folder).iterdir()
+    return {
+        entry.name.removesuffix(".txt"): entry.read_text()
+        for entry in sorted(entries, key=lambda entry: entry.name)
+        if entry.name.endswith(".txt")
+    }
 
 
 def _umask() -> int:

@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from rlgen import config as configs
 from rlgen.errors import UserError
 from rlgen.levels import SPLITS, LevelFileError, LevelSet, hash_text, stack
 
@@ -58,19 +59,9 @@ class LevelsOptions:
 
 def run(env_name: str, env_type: type, args: Sequence[str]) -> LevelSet:
     """Parses the flags of `rlgen levels ENV` and does what they say."""
-    import tyro
-
-    holder = dataclasses.make_dataclass(
-        "Options", [("options", LevelsOptions), ("env", env_type)], frozen=True
-    )
-    parsed: Any = tyro.cli(
-        holder,
-        prog=f"rlgen levels {env_name}",
-        default=holder(LevelsOptions(), env_type()),
-        args=list(args),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-    )
-    options, config = parsed.options, parsed.env
+    groups = {"options": LevelsOptions(), "env": env_type()}
+    parsed = configs.parse_flags(groups, args, f"rlgen levels {env_name}")
+    options, config = parsed["options"], parsed["env"]
     if config.dataset:
         config, level_set = _make(options, config)
         space = config.make_space()

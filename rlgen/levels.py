@@ -51,6 +51,23 @@ class Grid(struct.PyTreeNode):
     goal: jax.Array  # (2,) int32, row and column
     start: jax.Array  # (2,) int32, row and column
 
+    @property
+    def is_goal(self) -> jax.Array:
+        """The goal's cell. bool[H, W]."""
+        return mark(self.kinds.shape, self.goal)
+
+    @property
+    def is_start(self) -> jax.Array:
+        """The start's cell. bool[H, W]."""
+        return mark(self.kinds.shape, self.start)
+
+
+def mark(shape: tuple[int, ...], position: jax.Array) -> jax.Array:
+    """The one cell at `position` int32[2] of a grid of this shape. bool[H, W]."""
+    rows = jnp.arange(shape[0])[:, None] == position[0]
+    cols = jnp.arange(shape[1])[None, :] == position[1]
+    return rows & cols
+
 
 class LevelFileError(UserError):
     """A level file that cannot be used; the message says what to do."""
@@ -146,6 +163,11 @@ def mutate_split(
 def stack(levels: list[LevelT]) -> LevelT:
     """Stacks levels of one shape along a new leading axis L."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *levels)
+
+
+def leaf_name(path: Any) -> str:
+    """The name of a pytree's leaf in a file, from its key path."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def hash_text(level_hash: np.ndarray) -> str:
@@ -288,7 +310,7 @@ class LevelSet(Generic[LevelT]):
             # Added, not swapped: `seed.1` and `seed.2` are two files.
             path = path.with_name(f"{path.name}.npz")
         leaves = {
-            f"level/{jax.tree_util.keystr(at, simple=True, separator='/')}": leaf
+            f"level/{leaf_name(at)}": leaf
             for at, leaf in jax.tree_util.tree_leaves_with_path(self.levels)
         }
         meta = {
@@ -334,7 +356,7 @@ class LevelSet(Generic[LevelT]):
         template = space.example()
 
         def read(at, leaf):
-            name = f"level/{jax.tree_util.keystr(at, simple=True, separator='/')}"
+            name = f"level/{leaf_name(at)}"
             if name not in arrays:
                 raise LevelFileError(
                     f"{path} has no field {name}: it holds levels of another family."

@@ -41,6 +41,7 @@ class Trajectory(struct.PyTreeNode):
     reset: jax.Array
     info: dict[str, jax.Array]
     memory: PyTree  # carries after each step; None unless asked for
+    features: jax.Array | None = None  # what actor and critic share; likewise
 
     @property
     def done(self) -> jax.Array:
@@ -78,6 +79,7 @@ def rollout(
     *,
     levels_axis: int | None = 0,
     keep_memory: bool = False,
+    keep_features: bool = False,
 ) -> tuple[RolloutState, Trajectory, jax.Array]:
     """Acts for `n_steps` steps in every environment.
 
@@ -87,6 +89,7 @@ def rollout(
         that all share (`levels_axis=None`, for `Resample`).
       keep_memory: store the network's carries, for bootstrapping from final
         observations.
+      keep_features: store what actor and critic share, float32[T, B, F].
 
     Returns:
       where the rollout stopped, the trajectory, and the value of the observation
@@ -96,7 +99,10 @@ def rollout(
 
     def step(state: RolloutState, key: jax.Array):
         key_act, key_env = jax.random.split(key)
-        memory, raw, value = network.step(params, state.memory, state.obs, state.reset)
+        memory, features = network.represent(
+            params, state.memory, state.obs, state.reset
+        )
+        raw, value = network.heads(params, features)
         policy = distributions.distribution(network.action_space, raw)
         action, log_prob = policy.sample_and_log_prob(seed=key_act)
         step = jax.vmap(env.step, in_axes=(0, levels_axis, 0, 0))(
@@ -113,6 +119,7 @@ def rollout(
             reset=state.reset,
             info=step.info,
             memory=memory if keep_memory else None,
+            features=features if keep_features else None,
         )
         next_state = RolloutState(
             env_state=step.state, obs=step.obs, memory=memory, reset=step.done

@@ -92,17 +92,22 @@ def train(
     return run_training(make_config(algorithm, env, preset, settings))
 
 
-def run_training(config: TrainConfig) -> RunStore:
-    """Runs one training configuration to its end, or on from where it stopped."""
+def run_training(config: TrainConfig, *, show_settings: bool = False) -> RunStore:
+    """Runs one training configuration to its end, or on from where it stopped.
+
+    Args:
+      show_settings: print all settings once they are known to fit.
+    """
     runner.use_compile_cache()
     place = (config.run.out, config.name, config, config.run.run_dir)
-    if RunStore(RunStore.path_of(*place)).is_done:
-        return RunStore.open(*place)
+    is_done = RunStore(RunStore.path_of(*place)).is_done
     # First, for what does not fit (level sets, files) must leave nothing behind.
-    experiment = config.build()
+    experiment = None if is_done else config.build()
     store = RunStore.open(*place)
-    if config.run.progress:
+    if show_settings:
         print(configs.to_yaml(config), file=sys.stderr)
+    if experiment is None:
+        return store
     program = runner.Program(experiment, config.run)
     outputs = []
     if config.run.progress:

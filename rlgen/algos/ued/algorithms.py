@@ -14,14 +14,9 @@ from rlgen.algos.ppo import PPOConfig
 from rlgen.algos.ued.curriculum import LevelDistribution, LevelGenerator
 from rlgen.algos.ued.diagnostics import DiagnosticsConfig
 from rlgen.algos.ued.experiment import UED, check_auto_reset
+from rlgen.algos.ued.level_generator import GeneratorConfig, InterpolatedLevels
 from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig, check_batch_size
-from rlgen.algos.ued.level_vae import (
-    GeneratorConfig,
-    InterpolatedLevels,
-    LevelVAE,
-    VAEConfig,
-    load_variables,
-)
+from rlgen.algos.ued.level_vae import LevelVAE, VAEConfig, load_variables
 from rlgen.algos.ued.sfl import SFL, SFLConfig, check_horizon
 from rlgen.config import RunConfig
 from rlgen.errors import UserError

@@ -16,12 +16,13 @@ from flax import struct
 from rlgen.algos.ued.buffer import (
     EDITED,
     GENERATED,
+    NEW,
     LevelBatch,
     LevelBuffer,
     merge_duplicates,
 )
 from rlgen.algos.ued.scores import Feedback
-from rlgen.levels import LevelSpace
+from rlgen.levels import LevelSpace, sample_split
 
 PyTree = Any
 StateT = TypeVar("StateT")
@@ -115,6 +116,14 @@ def fresh_batch(
         if parents is None
         else parents.generation + 1,
     )
+
+
+def new_batch(space: LevelSpace, key: jax.Array, n: int) -> LevelBatch:
+    """N levels of the train split, straight from the space."""
+    levels = jax.vmap(lambda key: sample_split(space, key, "train"))(
+        jax.random.split(key, n)
+    )
+    return fresh_batch(space, levels, NEW)
 
 
 def mean_over(x: jax.Array, where: jax.Array) -> jax.Array:

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlgen import distributions
 from rlgen import rollout as rollouts
 from rlgen.env import Env, Replay, take
 from rlgen.evaluation import zero_shot
@@ -103,28 +102,14 @@ def represent(
     key_start, key_roll = jax.random.split(key)
     state = rollouts.start(wrapped, network, key_start, levels, n_levels)
 
-    def step(state, key):
-        key_act, key_env = jax.random.split(key)
-        memory, features = network.represent(
-            params, state.memory, state.obs, state.reset
+    def block(state, key):
+        state, trajectory, _ = rollouts.rollout(
+            wrapped, network, params, key, levels, state, stride, keep_features=True
         )
-        raw, _ = network.heads(params, features)
-        action = distributions.distribution(network.action_space, raw).sample(
-            seed=key_act
-        )
-        step = jax.vmap(wrapped.step)(
-            jax.random.split(key_env, n_levels), levels, state.env_state, action
-        )
-        state = rollouts.RolloutState(
-            env_state=step.state, obs=step.obs, memory=memory, reset=step.done
-        )
-        return state, features
+        assert trajectory.features is not None
+        return state, trajectory.features[-1]
 
-    def block(state, keys):
-        state, features = jax.lax.scan(step, state, keys)
-        return state, features[-1]
-
-    keys = jax.random.split(key_roll, (n_steps // stride, stride))
+    keys = jax.random.split(key_roll, n_steps // stride)
     return jax.lax.scan(block, state, keys)[1]
 
 

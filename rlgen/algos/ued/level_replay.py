@@ -21,7 +21,6 @@ from rlgen.algos.ued.buffer import (
     DATASET,
     EDITED,
     GENERATED,
-    NEW,
     LevelBatch,
     LevelBuffer,
 )
@@ -37,6 +36,7 @@ from rlgen.algos.ued.curriculum import (
     batch_metrics,
     buffer_metrics,
     fresh_batch,
+    new_batch,
 )
 from rlgen.algos.ued.replay_distribution import SUPPORTS, Channel
 from rlgen.algos.ued.scores import NEEDS_ORACLE, SCORES
@@ -48,7 +48,6 @@ from rlgen.levels import (
     LevelSpace,
     mutate_split,
     resample_until,
-    sample_split,
     split_of,
 )
 
@@ -341,20 +340,14 @@ class LevelReplay(LevelDistribution[ReplayState]):
     def _new_levels(self, state: ReplayState, key: jax.Array) -> LevelBatch:
         """Levels from the space, or given ones while they are visited first."""
         if self.dataset is None or self.n_visits == 0:
-            return self._sampled_levels(key)
+            return new_batch(self.space, key, self.n_levels)
         if self.config.replay_prob == 1.0:
             return self._visited_levels(state)
         return jax.lax.cond(
             state.clock < self.n_visits,
             lambda: self._visited_levels(state),
-            lambda: self._sampled_levels(key),
+            lambda: new_batch(self.space, key, self.n_levels),
         )
-
-    def _sampled_levels(self, key: jax.Array) -> LevelBatch:
-        levels = jax.vmap(lambda key: sample_split(self.space, key, "train"))(
-            jax.random.split(key, self.n_levels)
-        )
-        return fresh_batch(self.space, levels, NEW)
 
     def _visited_levels(self, state: ReplayState) -> LevelBatch:
         assert self.dataset is not None

@@ -19,18 +19,15 @@ import numpy as np
 import optax
 from flax import struct
 
-from rlgen.algos.ued.curriculum import LevelGenerator
 from rlgen.env import take
 from rlgen.errors import UserError
 from rlgen.files import write_atomically
-from rlgen.levels import Grid, LevelSet
+from rlgen.levels import Grid, leaf_name
 
 PyTree = Any
 
 # A logit that is never drawn, yet leaves a uniform choice if nothing else is left.
 _NEVER = -1e9
-# Above this cosine the arc between two means is a line.
-_SLERP_LIMIT = 0.955
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,28 +63,6 @@ class VAEConfig:
                 raise UserError(f"{name} is {getattr(self, name)}: choose at least 1.")
 
 
-@dataclasses.dataclass(frozen=True)
-class GeneratorConfig:
-    """Where the model comes from, and how levels are drawn from it.
-
-    Attributes:
-      vae_file: a model that `rlgen train level-vae` left (its run directory will do);
-        empty trains one at the start, each seed its own.
-      vae_epochs: passes over the dataset in that case.
-      interpolation_points: levels drawn between the two of a pair, ends included.
-    """
-
-    vae_file: str = ""
-    vae_epochs: int = 200
-    interpolation_points: int = 6
-
-    def __post_init__(self):
-        if self.vae_epochs < 1:
-            raise UserError(f"vae_epochs is {self.vae_epochs}: choose at least 1.")
-        if self.interpolation_points < 2:
-            raise UserError("interpolation_points must be at least 2: both ends.")
-
-
 def neighbour_sum(grid: Grid, free_kinds: tuple[bool, ...], x: jax.Array) -> jax.Array:
     """Sums features over the neighbours of every node.
 
@@ -100,7 +75,7 @@ def neighbour_sum(grid: Grid, free_kinds: tuple[bool, ...], x: jax.Array) -> jax
       float32[H, W, F].
     """
     shape = grid.kinds.shape
-    is_goal, is_start = (_at(shape, at) for at in (grid.goal, grid.start))
+    is_goal, is_start = grid.is_goal, grid.is_start
     is_end = is_goal | is_start
     is_free = jnp.array(free_kinds)[grid.kinds] | is_end
 
@@ -126,15 +101,9 @@ def neighbour_sum(grid: Grid, free_kinds: tuple[bool, ...], x: jax.Array) -> jax
     )
 
 
-def _at(shape, position):
-    rows = jnp.arange(shape[0])[:, None] == position[0]
-    return rows & (jnp.arange(shape[1])[None, :] == position[1])
-
-
 def node_features(grid: Grid, n_kinds: int) -> jax.Array:
     """One-hot kind (of all cells but the ends), start and goal: [H, W, K + 2]."""
-    shape = grid.kinds.shape
-    is_goal, is_start = (_at(shape, at) for at in (grid.goal, grid.start))
+    is_goal, is_start = grid.is_goal, grid.is_start
     kinds = jax.nn.one_hot(grid.kinds, n_kinds) * ~(is_goal | is_start)[..., None]
     return jnp.concatenate([kinds, is_start[..., None], is_goal[..., None]], axis=-1)
 
@@ -386,7 +355,7 @@ def targets_of(grid: Grid, free_kinds: tuple[bool, ...]) -> dict[str, jax.Array]
     free cells, the start not on the goal.
     """
     shape = grid.kinds.shape
-    is_goal, is_start = (_at(shape, at) for at in (grid.goal, grid.start))
+    is_goal, is_start = grid.is_goal, grid.is_start
     is_end = is_goal | is_start
     free = jnp.array(free_kinds)
     kinds = jnp.where(
@@ -409,68 +378,6 @@ def _log_prob(logits, mask, index):
     return jnp.take_along_axis(log_p, index[:, None], axis=1)[:, 0]
 
 
-def slerp(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
-    """Along the arc from a to b (Shoemake 1985); a line if they nearly align. [Z]."""
-    norms = jnp.linalg.norm(a) * jnp.linalg.norm(b)
-    cosine = jnp.dot(a, b) / jnp.maximum(norms, 1e-12)
-    aligned = jnp.abs(cosine) > _SLERP_LIMIT
-    angle = jnp.arccos(jnp.where(aligned, 0.0, cosine))
-    arc = (jnp.sin((1 - t) * angle) * a + jnp.sin(t * angle) * b) / jnp.sin(angle)
-    return jnp.where(aligned, (1 - t) * a + t * b, arc)
-
-
-class LearnedLevels(struct.PyTreeNode):
-    """What generation needs of a trained model: no encoder."""
-
-    decoder: PyTree
-    mean: jax.Array  # (N, Z) of the given levels
-    std: jax.Array  # (N, Z)
-
-
-@dataclasses.dataclass(frozen=True)
-class InterpolatedLevels(LevelGenerator):
-    """Levels between pairs of given ones: means along the arc, deviations along the
-    line, then a sample of the latent and of the level (Garcin et al. 2024).
-
-    Attributes:
-      vae: the model.
-      dataset: the given levels.
-      config: see `GeneratorConfig`.
-      variables: a trained model; None trains one in `init`, from the seed's key.
-    """
-
-    vae: LevelVAE
-    dataset: LevelSet
-    config: GeneratorConfig = GeneratorConfig()
-    variables: PyTree = None
-
-    def init(self, key):
-        grids = self.vae.grids(jax.tree.map(jnp.asarray, self.dataset.levels))
-        variables = self.variables
-        if variables is None:
-            variables = self.vae.train(key, grids, self.config.vae_epochs)
-        mean, std = self.vae.encode(variables, grids)
-        decoder = jax.tree.map(jnp.asarray, variables["decoder"])
-        return LearnedLevels(decoder=decoder, mean=mean, std=std)
-
-    def propose(self, model: LearnedLevels, key, n):
-        points = self.config.interpolation_points
-        n_pairs = -(-n // points)
-        key_pairs, key_noise = jax.random.split(key)
-        pairs = jax.random.choice(
-            key_pairs, len(self.dataset), (2, n_pairs), replace=False
-        )
-        t = jnp.tile(jnp.linspace(0.0, 1.0, points), n_pairs)[:n]
-        one, other = jnp.repeat(pairs, points, axis=1)[:, :n]
-        mean = jax.vmap(slerp)(model.mean[one], model.mean[other], t)
-        std = (1 - t)[:, None] * model.std[one] + t[:, None] * model.std[other]
-        z = mean + std * jax.random.normal(key_noise, mean.shape)
-        return self.vae.decode(model.decoder, z)
-
-    def draw(self, key, proposal):
-        return self.vae.draw(key, proposal)
-
-
 def model_name(seed_index: int) -> str:
     """The file in a run directory that holds the model of one seed."""
     return f"level-vae-{seed_index}.npz"
@@ -479,7 +386,7 @@ def model_name(seed_index: int) -> str:
 def save_variables(path: Path, variables: PyTree) -> None:
     """Writes a model as one `.npz`, whole or not at all."""
     leaves: dict[str, Any] = {
-        jax.tree_util.keystr(at, simple=True, separator="/"): np.asarray(leaf)
+        leaf_name(at): np.asarray(leaf)
         for at, leaf in jax.tree_util.tree_leaves_with_path(variables)
     }
     with write_atomically(path) as file:
@@ -505,7 +412,7 @@ def load_variables(path: str, vae: LevelVAE) -> PyTree:
         ) from error
 
     def read(at, shape):
-        name = jax.tree_util.keystr(at, simple=True, separator="/")
+        name = leaf_name(at)
         if name not in arrays or arrays[name].shape != shape.shape:
             found = arrays[name].shape if name in arrays else "nothing"
             raise UserError(

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from rlgen.algos.ued.level_generator import InterpolatedLevels
 from rlgen.algos.ued.level_vae import (
     Fit,
-    InterpolatedLevels,
     LevelVAE,
     VAEConfig,
     model_name,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from rlgen.algos.ued import buffer as level_buffer
-from rlgen.algos.ued.buffer import NEW, LevelBuffer
+from rlgen.algos.ued.buffer import LevelBuffer
 from rlgen.algos.ued.curriculum import (
     NEW_LEVELS,
     REPLAYED,
@@ -22,11 +22,11 @@ from rlgen.algos.ued.curriculum import (
     LevelDistribution,
     batch_metrics,
     buffer_metrics,
-    fresh_batch,
+    new_batch,
 )
 from rlgen.env import Env
 from rlgen.errors import UserError
-from rlgen.levels import LevelSpace, sample_split
+from rlgen.levels import LevelSpace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +115,7 @@ class SFL(LevelDistribution[SFLState]):
         # A turn begins with nothing kept: old scores are of an older student.
         is_first = at == 0
         buffer = state.buffer.replace(size=jnp.where(is_first, 0, state.buffer.size))
-        levels = jax.vmap(lambda key: sample_split(self.space, key, "train"))(
-            jax.random.split(key_new, n)
-        )
-        new = fresh_batch(self.space, levels, NEW)
+        new = new_batch(self.space, key_new, n)
         n_kept = max(1, round(self.config.kept_share * n))
         slots = jax.random.randint(
             key_kept, (n,), 0, jnp.maximum(buffer.size, 1), jnp.int32
@@ -142,17 +139,19 @@ class SFL(LevelDistribution[SFLState]):
         del key
         # Learnability alone decides who stays: the least learnable goes first. While
         # training nothing is written, so scores stay those of the scoring rollouts.
-        recorded, inserted = level_buffer.record(
-            state.buffer,
-            draw.batch,
-            feedback,
-            state.buffer.score,
-            state.clock,
-            insert_positive=True,
-        )
         is_scoring = draw.role == NEW_LEVELS
-        buffer = jax.tree.map(
-            lambda new, old: jnp.where(is_scoring, new, old), recorded, state.buffer
+        buffer, inserted = jax.lax.cond(
+            is_scoring,
+            lambda buffer: level_buffer.record(
+                buffer,
+                draw.batch,
+                feedback,
+                buffer.score,
+                state.clock,
+                insert_positive=True,
+            ),
+            lambda buffer: (buffer, jnp.zeros(self.n_levels, bool)),
+            state.buffer,
         )
         metrics = batch_metrics(draw, feedback)
         metrics["acceptance"] = jnp.where(

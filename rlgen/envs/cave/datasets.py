@@ -18,7 +18,7 @@ import multiprocessing.connection
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,7 @@ class Recipe:
       split: whose hashes its levels have.
       per_structure: levels of each structure.
       size: cells per side, without the border.
-      held_out: layouts of structures that the train set does not have.
-      both: layouts of all structures.
+      layouts: of the structures of the "train" set, of "other" ones, or of "all".
       objects: shares of moss and lava.
       first: layouts of a structure that come before in the same pool.
     """
@@ -63,8 +62,7 @@ class Recipe:
     split: str
     per_structure: int
     size: int = 13
-    held_out: bool = False
-    both: bool = False
+    layouts: str = "train"
     objects: Objects = Objects()
     first: int = 0
 
@@ -72,9 +70,11 @@ class Recipe:
     def structures(self) -> tuple[str, ...]:
         """Names of the structures."""
         others = tuple(s for s in wfc.structures() if s not in TRAIN_STRUCTURES)
-        if self.both:
-            return TRAIN_STRUCTURES + others
-        return others if self.held_out else TRAIN_STRUCTURES
+        return {
+            "train": TRAIN_STRUCTURES,
+            "other": others,
+            "all": TRAIN_STRUCTURES + others,
+        }[self.layouts]
 
 
 _FEW_HINTS = (0.05, 0.05)
@@ -85,12 +85,14 @@ RECIPES: dict[str, Recipe] = {
     "train": Recipe("train", 128),
     "validation": Recipe("validation", 128, first=128),
     "test": Recipe("test", 512, first=256),
-    "structures": Recipe("test", 9, held_out=True),
+    "structures": Recipe("test", 9, layouts="other"),
     "lava": Recipe(
-        "test", 9, held_out=True, objects=Objects(moss=_FEW_HINTS, lava=(0.5, 0.5))
+        "test", 9, layouts="other", objects=Objects(moss=_FEW_HINTS, lava=(0.5, 0.5))
     ),
-    "hints": Recipe("test", 9, held_out=True, objects=Objects(moss=_FEW_HINTS)),
-    "large": Recipe("test", 6, size=43, both=True, objects=Objects(temperature=2.0)),
+    "hints": Recipe("test", 9, layouts="other", objects=Objects(moss=_FEW_HINTS)),
+    "large": Recipe(
+        "test", 6, size=43, layouts="all", objects=Objects(temperature=2.0)
+    ),
 }
 
 
@@ -117,7 +119,7 @@ def shipped(name: str) -> LevelSet[CaveLevel]:
 
 
 def make(
-    wanted: Iterable[str],
+    wanted: Sequence[str],
     folder: Path,
     jobs: int,
     on_progress: Callable[[str, int, int], None] = lambda *_: None,
@@ -145,7 +147,6 @@ def make(
     missing = [name for name, path in paths.items() if not path.exists()]
     if missing:
         _make_layouts(missing, folder / "layouts", jobs, on_progress)
-    # Recipes of one pool draw on it in this order, whichever of them is asked for.
     for i, name in enumerate(missing):
         on_progress("sets", i, len(missing))
         _furnish(name, folder / "layouts").save(paths[name])

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from importlib import resources
 from typing import Any
 
 import numpy as np
 
 from rlgen.errors import UserError
+from rlgen.files import package_texts
 
 # Every window of so many cells of a layout appears in the pattern, in one of its
 # eight rotations and reflections.
@@ -24,17 +24,13 @@ _N_SYMMETRIES = 8
 _DIRECTIONS = ((0, -1), (1, 0), (0, 1), (-1, 0))
 
 
-@functools.cache
+def _texts() -> dict[str, str]:
+    return package_texts("rlgen.envs.cave", "structures")
+
+
 def structures() -> tuple[str, ...]:
     """Names of all structures, in alphabetical order."""
-    folder = resources.files("rlgen.envs.cave") / "structures"
-    return tuple(
-        sorted(
-            entry.name.removesuffix(".txt")
-            for entry in folder.iterdir()
-            if entry.name.endswith(".txt")
-        )
-    )
+    return tuple(_texts())
 
 
 def pattern(structure: str) -> np.ndarray:
@@ -47,8 +43,7 @@ def pattern(structure: str) -> np.ndarray:
         raise UserError(
             f"There is no structure {structure}: choose {', '.join(structures())}."
         )
-    folder = resources.files("rlgen.envs.cave") / "structures"
-    rows = (folder / f"{structure}.txt").read_text().split()
+    rows = _texts()[structure].split()
     return np.array([[char == "." for char in row] for row in rows])
 
 

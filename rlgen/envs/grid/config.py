@@ -150,21 +150,29 @@ class GridConfig(abc.ABC):
         jobs: int,
         on_progress: Callable[[str, int, int], None],
     ) -> dict[str, Path]:
-        """Makes level sets in a folder by `jobs` processes; returns their paths.
+        """Makes level sets, each one of `recipes`, in a folder; returns their paths.
 
-        Raises:
-          UserError: there is no recipe of that name.
+        Args:
+          jobs: processes.
+          on_progress: called with what is being made, how much is done, of how much.
         """
-        del folder, jobs, on_progress
-        raise UserError(
-            f"There is no recipe for {', '.join(names) or 'level sets'} here: leave "
-            "dataset out and save generated levels with --save."
-        )
+        raise NotImplementedError(f"{type(self).__name__} has no recipes.")
 
     def sized_for(self, name: str) -> Self:
         """These settings with the size of a set that `make_sets` makes."""
         del name
         return self
+
+    def named_set(self) -> LevelSet:
+        """The named levels of this size.
+
+        Raises:
+          UserError: there are none.
+        """
+        raise UserError(
+            f"{self.ENV.__name__} has no named levels: leave named out or load a set "
+            "with --load."
+        )
 
     def eval_sets(self) -> dict[str, LevelSet]:
         """Levels by name that training evaluates on: held-out ones, and with a dataset
@@ -174,7 +182,7 @@ class GridConfig(abc.ABC):
 
     @abc.abstractmethod
     def heldout_sets(self) -> dict[str, LevelSet]:
-        """Held-out levels by name; slow to make, so `eval_sets` remembers them."""
+        """Makes the held-out levels, by name; `eval_sets` remembers them."""
 
     def other_named(self) -> dict[str, tuple[Any, LevelSet]]:
         """Held-out levels of other sizes, each with the environment to play them in."""
@@ -185,17 +193,22 @@ class GridConfig(abc.ABC):
 def _training_set(config: GridConfig) -> LevelSet:
     level_set = config.load_set(config.dataset)
     check_dataset(level_set, config.make_space())
-    assert_disjoint(level_set, *config.heldout_sets().values())
+    assert_disjoint(level_set, *_heldout_sets(config).values())
     return level_set
 
 
 @functools.cache
+def _heldout_sets(config: GridConfig) -> dict[str, LevelSet]:
+    """Made once in a process: they can be several seconds' work."""
+    return config.heldout_sets()
+
+
+@functools.cache
 def _eval_sets(config: GridConfig) -> dict[str, LevelSet]:
-    """The sets of a configuration: made once in a process, several seconds' work."""
     sets = {}
     training_set = config.training_set()
     if training_set is not None:
         sets["train"] = dataclasses.replace(
             training_set.thin(config.n_heldout), name="train", split="train"
         )
-    return sets | config.heldout_sets()
+    return sets | _heldout_sets(config)

@@ -16,6 +16,7 @@ from rlgen.env import Env, Step
 from rlgen.envs.grid import paths, view
 from rlgen.envs.grid.tiles import Tile
 from rlgen.errors import UserError
+from rlgen.levels import mark
 
 # MiniGrid's action numbers. Picking up, dropping, toggling and "done" change
 # nothing here; they exist so that agents for the seven-action space fit.
@@ -183,8 +184,8 @@ class GridEnv(Env[LevelT, GridState], Generic[LevelT]):
 
     def _full_view(self, level, state):
         shape = level.tiles.shape
-        is_goal = paths.mark(shape, level.goal)
-        is_agent = paths.mark(shape, state.position)
+        is_goal = mark(shape, level.goal)
+        is_agent = mark(shape, state.position)
         tiles = jnp.where(is_goal, np.uint8(Tile.GOAL), level.tiles)
         return jnp.where(is_agent, np.uint8(Tile.AGENT), tiles)
 

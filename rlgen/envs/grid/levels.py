@@ -144,13 +144,8 @@ class GridLevels(LevelSpace[LevelT], Generic[LevelT]):
         return level.with_tiles(tiles).replace(goal=grid.goal, start=grid.start)
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """Names of the kinds of cells, in the order of `Grid.kinds`."""
-        return tuple(tile.name.lower() for tile in self.LEVEL.KINDS)
-
-    @property
     def free_kinds(self) -> tuple[bool, ...]:
-        """Which kinds of cells can be walked on."""
+        """Which kinds of cells can be walked on, in the order of `Grid.kinds`."""
         return tuple(t in (Tile.EMPTY, Tile.MOSS) for t in self.LEVEL.KINDS)
 
     def start_char(self, level: LevelT) -> str:

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from rlgen.envs.grid.env import LevelT
-from rlgen.envs.grid.paths import mark
 from rlgen.envs.grid.tiles import Tile
 from rlgen.errors import UserError
+from rlgen.levels import mark
 
 CHANGE_CELL, MOVE_GOAL, MOVE_START, NO_OP = range(4)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from rlgen.levels import mark
+
 UNREACHED = -1
 
 
@@ -24,13 +26,6 @@ def _shift(grid: jax.Array, d_row: int, d_col: int) -> jax.Array:
     if d_col:
         keep &= cols != (0 if d_col > 0 else width - 1)
     return moved & keep
-
-
-def mark(shape: tuple[int, ...], position: jax.Array) -> jax.Array:
-    """The one cell at `position` int32[2] of a grid of this shape. bool[H, W]."""
-    rows = jnp.arange(shape[0])[:, None] == position[0]
-    cols = jnp.arange(shape[1])[None, :] == position[1]
-    return rows & cols
 
 
 def distances(walls: jax.Array, source: jax.Array) -> jax.Array:

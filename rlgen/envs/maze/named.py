@@ -8,27 +8,23 @@ the mazes of Dennis et al. 2020 (SixteenRooms, Labyrinth, Maze), of MiniGrid
 from __future__ import annotations
 
 import functools
-from importlib import resources
 
 import jax
 
 from rlgen.envs.grid import paths
 from rlgen.envs.maze.env import MazeLevel
 from rlgen.envs.maze.levels import Empty, parse_maze
+from rlgen.files import package_texts
 from rlgen.levels import LevelFileError, LevelSet, stack
 
 
-@functools.cache
+def _texts() -> dict[str, str]:
+    return package_texts("rlgen.envs.maze", "named")
+
+
 def names() -> tuple[str, ...]:
     """All named levels, in alphabetical order."""
-    folder = resources.files("rlgen.envs.maze") / "named"
-    return tuple(
-        sorted(
-            entry.name.removesuffix(".txt")
-            for entry in folder.iterdir()
-            if entry.name.endswith(".txt")
-        )
-    )
+    return tuple(_texts())
 
 
 @functools.cache
@@ -37,8 +33,7 @@ def _read(name: str) -> MazeLevel:
         raise LevelFileError(
             f"There is no maze named {name}: choose {', '.join(names())}."
         )
-    folder = resources.files("rlgen.envs.maze") / "named"
-    return parse_maze((folder / f"{name}.txt").read_text())
+    return parse_maze(_texts()[name])
 
 
 @functools.cache

@@ -1,0 +1,107 @@
+"""Levels between given ones, drawn from a learned model of them (Garcin et al. 2024).
+
+Runs inside the compiled training step: interpolate, decode, draw.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from rlgen.algos.ued.curriculum import LevelGenerator
+from rlgen.algos.ued.level_vae import LevelVAE
+from rlgen.errors import UserError
+from rlgen.levels import LevelSet
+
+PyTree = Any
+
+# Above this cosine the arc between two means is a line.
+_SLERP_LIMIT = 0.955
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorConfig:
+    """Where the model comes from, and how levels are drawn from it.
+
+    Attributes:
+      vae_file: a model that `rlgen train level-vae` left (its run directory will do);
+        empty trains one at the start, each seed its own.
+      vae_epochs: passes over the dataset in that case.
+      interpolation_points: levels drawn between the two of a pair, ends included.
+    """
+
+    vae_file: str = ""
+    vae_epochs: int = 200
+    interpolation_points: int = 6
+
+    def __post_init__(self):
+        if self.vae_epochs < 1:
+            raise UserError(f"vae_epochs is {self.vae_epochs}: choose at least 1.")
+        if self.interpolation_points < 2:
+            raise UserError("interpolation_points must be at least 2: both ends.")
+
+
+def slerp(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
+    """Along the arc from a to b (Shoemake 1985); a line if they nearly align. [Z]."""
+    norms = jnp.linalg.norm(a) * jnp.linalg.norm(b)
+    cosine = jnp.dot(a, b) / jnp.maximum(norms, 1e-12)
+    aligned = jnp.abs(cosine) > _SLERP_LIMIT
+    angle = jnp.arccos(jnp.where(aligned, 0.0, cosine))
+    arc = (jnp.sin((1 - t) * angle) * a + jnp.sin(t * angle) * b) / jnp.sin(angle)
+    return jnp.where(aligned, (1 - t) * a + t * b, arc)
+
+
+class LearnedLevels(struct.PyTreeNode):
+    """What generation needs of a trained model: no encoder."""
+
+    decoder: PyTree
+    mean: jax.Array  # (N, Z) of the given levels
+    std: jax.Array  # (N, Z)
+
+
+@dataclasses.dataclass(frozen=True)
+class InterpolatedLevels(LevelGenerator):
+    """Levels between pairs of given ones: means along the arc, deviations along the
+    line, then a sample of the latent and of the level (Garcin et al. 2024).
+
+    Attributes:
+      vae: the model.
+      dataset: the given levels.
+      config: see `GeneratorConfig`.
+      variables: a trained model; None trains one in `init`, from the seed's key.
+    """
+
+    vae: LevelVAE
+    dataset: LevelSet
+    config: GeneratorConfig = GeneratorConfig()
+    variables: PyTree = None
+
+    def init(self, key):
+        grids = self.vae.grids(jax.tree.map(jnp.asarray, self.dataset.levels))
+        variables = self.variables
+        if variables is None:
+            variables = self.vae.train(key, grids, self.config.vae_epochs)
+        mean, std = self.vae.encode(variables, grids)
+        decoder = jax.tree.map(jnp.asarray, variables["decoder"])
+        return LearnedLevels(decoder=decoder, mean=mean, std=std)
+
+    def propose(self, model: LearnedLevels, key, n):
+        points = self.config.interpolation_points
+        n_pairs = -(-n // points)
+        key_pairs, key_noise = jax.random.split(key)
+        pairs = jax.random.choice(
+            key_pairs, len(self.dataset), (2, n_pairs), replace=False
+        )
+        t = jnp.tile(jnp.linspace(0.0, 1.0, points), n_pairs)[:n]
+        one, other = jnp.repeat(pairs, points, axis=1)[:, :n]
+        mean = jax.vmap(slerp)(model.mean[one], model.mean[other], t)
+        std = (1 - t)[:, None] * model.std[one] + t[:, None] * model.std[other]
+        z = mean + std * jax.random.normal(key_noise, mean.shape)
+        return self.vae.decode(model.decoder, z)
+
+    def draw(self, key, proposal):
+        return self.vae.draw(key, proposal)
