@@ -98,6 +98,18 @@ class Env(abc.ABC, Generic[LevelT, StateT]):
         )
 
 
+class Editor(Env[LevelT, StateT]):
+    """A teacher's environment: an episode of fixed length ends in a level.
+
+    Every episode takes exactly `max_episode_steps` steps. The reward is 0: whoever
+    trains the teacher gives one for the finished level.
+    """
+
+    @abc.abstractmethod
+    def finish(self, key: jax.Array, state: StateT) -> LevelT:
+        """The level of a finished episode, of the train split."""
+
+
 def select(predicate: jax.Array, on_true: PyTree, on_false: PyTree) -> PyTree:
     """`jnp.where` over whole pytrees with one scalar predicate."""
     return jax.tree.map(lambda a, b: _where(predicate, a, b), on_true, on_false)

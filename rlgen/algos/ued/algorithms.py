@@ -17,7 +17,9 @@ from rlgen.algos.ued.experiment import UED, check_auto_reset
 from rlgen.algos.ued.level_generator import GeneratorConfig, InterpolatedLevels
 from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig, check_batch_size
 from rlgen.algos.ued.level_vae import LevelVAE, VAEConfig, load_variables
+from rlgen.algos.ued.paired import Paired, TeacherConfig
 from rlgen.algos.ued.sfl import SFL, SFLConfig, check_horizon
+from rlgen.algos.ued.student import Student
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.levels import LevelSet
@@ -167,6 +169,106 @@ class SFLAlgorithm(UEDAlgorithm):
             seed_axis=_seed_axis(run),
         )
         return student_on(curriculum, run, env_config, config)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedConfig(StudentConfig):
+    """Settings of an experiment with a teacher.
+
+    Attributes:
+      teacher: see its class.
+    """
+
+    teacher: TeacherConfig = TeacherConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.auto_reset != "replay":
+            raise UserError("A teacher's levels are replayed: leave auto_reset out.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RepairedConfig(PairedConfig):
+    """Settings of an experiment with a teacher and level replay.
+
+    Attributes:
+      replay: see its class.
+    """
+
+    replay: ReplayConfig = ReplayConfig(train_on_new=False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_batch_size(self.replay, self.ppo.n_envs)
+        if self.replay.edit_prob + self.replay.generate_prob > 0 or (
+            self.replay.train_on_new or self.replay.uses_second
+        ):
+            raise UserError(
+                "repaired scores the teacher's levels and trains on replayed ones: "
+                "leave edit_prob, generate_prob, train_on_new and second_weight out."
+            )
+        if self.teacher.regret == "minimax":
+            raise UserError(
+                "repaired needs an antagonist, which regret=minimax has not: choose "
+                "another regret."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedAlgorithm(UEDAlgorithm):
+    """A registered entry with a teacher.
+
+    Attributes:
+      replays: whether both students replay levels from buffers (REPAIRED).
+    """
+
+    replays: bool = False
+
+    @property
+    def config(self) -> Any:
+        return RepairedConfig() if self.replays else PairedConfig()
+
+    def build(self, run: RunConfig, env_config: Any, config: Any) -> UED:
+        if env_config.dataset:
+            raise UserError("A teacher builds its levels: leave dataset out.")
+        env, space = env_config.make_env(), env_config.make_space()
+        editor = env_config.make_editor(
+            config.teacher.n_blocks, config.teacher.noise_size
+        )
+        replay = None
+        if self.replays:
+            replay = LevelReplay(
+                space=space,
+                config=config.replay,
+                n_levels=config.ppo.n_envs,
+                total_updates=run.n_updates,
+                seed_axis=_seed_axis(run),
+            )
+        curriculum = Paired(
+            space=space,
+            config=config.teacher,
+            teacher=Student(
+                env=editor,
+                network=ActorCritic(
+                    editor.observation_space,
+                    editor.action_space,
+                    config.teacher.network,
+                ),
+                config=config.teacher.ppo(config.ppo),
+                auto_reset="none",
+            ),
+            antagonist=Student(
+                env=env,
+                network=ActorCritic(
+                    env.observation_space, env.action_space, config.network
+                ),
+                config=config.ppo,
+            ),
+            total_updates=run.n_updates,
+            replay=replay,
+        )
+        needs_oracle = replay is not None and config.replay.needs_oracle
+        return student_on(curriculum, run, env_config, config, needs_oracle)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -420,4 +522,34 @@ SFL_ALGORITHM = SFLAlgorithm(
         | {"n_updates": 450, "eval_every": 90, "solvable": True},
         "paper": _SFL_PAPER,
     },
+)
+
+# The quick preset without level replay, for levels that a teacher builds.
+_QUICK_TEACHER: dict[str, Any] = _QUICK_ON_DATASET | {
+    "teacher_channels": 16,
+    "teacher_core": "gru",
+    "teacher_core_size": 128,
+}
+
+# The students as in jaxued's maze; the teacher with 128 channels, an LSTM of 256, its
+# entropy bonus of 0.05, 50 blocks and 50 random numbers (Dennis et al. 2020).
+_PAIRED_PAPER: dict[str, Any] = _PAPER | {"anneal_lr": False}
+
+PAIRED = PairedAlgorithm(
+    summary="PAIRED: a teacher builds levels that only one of two students masters",
+    source="Dennis et al. 2020",
+    settings={},
+    presets={"quick": _QUICK_TEACHER, "paper": _PAIRED_PAPER},
+)
+
+REPAIRED = PairedAlgorithm(
+    summary="REPAIRED: PAIRED's teacher, and students that learn from replayed levels",
+    source="Jiang et al. 2021, Replay-guided adversarial environment design",
+    settings={"replay_prob": 0.5, "train_on_new": False},
+    presets={
+        "quick": _QUICK_TEACHER
+        | {"buffer_size": 1000, "min_fill": 0.2, "temperature": 1.0},
+        "paper": _PAIRED_PAPER | _PAPER_REPLAY | {"replay_prob": 0.95},
+    },
+    replays=True,
 )

@@ -38,6 +38,7 @@ class Draw(struct.PyTreeNode):
     batch: LevelBatch  # [L, ...]
     role: jax.Array  # () int32, index into ROLES
     trains: jax.Array  # () bool: learn from the rollouts, or only score them
+    memo: PyTree = None  # what the curriculum wants to see again in `update`
 
 
 class LevelDistribution(abc.ABC, Generic[StateT]):
@@ -47,6 +48,11 @@ class LevelDistribution(abc.ABC, Generic[StateT]):
     @abc.abstractmethod
     def scores(self) -> tuple[str, str]:
         """Names of the scores that `update` wants in the feedback's two channels."""
+
+    @property
+    def env_steps_per_update(self) -> int:
+        """Environment steps beyond the student's own rollout, of other agents."""
+        return 0
 
     @abc.abstractmethod
     def init(self, key: jax.Array) -> StateT:
@@ -66,7 +72,10 @@ class LevelDistribution(abc.ABC, Generic[StateT]):
     def update(
         self, state: StateT, key: jax.Array, draw: Draw, feedback: Feedback
     ) -> tuple[StateT, dict[str, jax.Array]]:
-        """Learns from the rollouts; returns metrics of this batch."""
+        """Learns from the rollouts; returns metrics of this batch.
+
+        A curriculum that learns by gradients reports `finite`: 0 if it broke down.
+        """
 
     @abc.abstractmethod
     def metrics(self, state: StateT, key: jax.Array) -> dict[str, jax.Array]:

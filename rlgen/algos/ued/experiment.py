@@ -8,6 +8,7 @@ backward pass and no second forward pass.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from typing import Any
 
@@ -15,12 +16,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rlgen import rollout as rollouts
 from rlgen.algos import ppo
 from rlgen.algos.ued import diagnostics, scores
 from rlgen.algos.ued.curriculum import ROLES, LevelDistribution
 from rlgen.algos.ued.diagnostics import DiagnosticsConfig
-from rlgen.env import Env, Replay, Resample, take
+from rlgen.algos.ued.student import Student
+from rlgen.env import Env, take
 from rlgen.errors import UserError
 from rlgen.evaluation import zero_shot
 from rlgen.experiment import EvalResult, Experiment, Metrics, all_finite
@@ -105,9 +106,15 @@ class UED(Experiment[UEDState]):
                 stacklevel=2,
             )
 
+    @functools.cached_property
+    def student(self) -> Student:
+        """The agent that is trained and evaluated."""
+        return Student(self.env, self.network, self.config, self.auto_reset)
+
     @property
     def env_steps_per_update(self) -> int:
-        return self.config.n_envs * self.config.n_steps
+        own = self.config.n_envs * self.config.n_steps
+        return own + self.curriculum.env_steps_per_update
 
     def init(
         self, key: jax.Array, hyper: ppo.Hyperparameters | None = None
@@ -124,7 +131,7 @@ class UED(Experiment[UEDState]):
                 curriculum, key_levels, jax.random.key(0), self.config.n_envs
             )
             ongoing_levels = draw.batch.levels
-            ongoing = self._start(key_start, ongoing_levels)
+            ongoing = self.student.start(key_start, ongoing_levels)
         return UEDState(
             learner=ppo.init(key_learner, self.network, hyper),
             hyper=hyper,
@@ -135,24 +142,15 @@ class UED(Experiment[UEDState]):
             n_updates=jnp.int32(0),
         )
 
-    def _wrapped(self) -> Replay | Resample:
-        wrapper = Replay if self.auto_reset == "replay" else Resample
-        return wrapper(self.env, keep_final_obs=self.config.time_limit == "bootstrap")
-
-    def _start(self, key: jax.Array, levels: PyTree) -> RolloutState:
-        return rollouts.start(
-            self._wrapped(), self.network, key, levels, self.config.n_envs
-        )
-
     def update(self, state: UEDState) -> tuple[UEDState, Metrics]:
-        config, n_envs = self.config, self.config.n_envs
+        config = self.config
         key, key_levels, key_start, key_roll, key_update, key_learn = jax.random.split(
             state.key, 6
         )
         # The same in every seed, so decisions made with it stay real branches.
         shared_key = jax.random.fold_in(jax.random.key(0), state.n_updates)
         curriculum, draw = self.curriculum.sample(
-            state.curriculum, key_levels, shared_key, n_envs
+            state.curriculum, key_levels, shared_key, config.n_envs
         )
         levels, pool = draw.batch.levels, draw.batch.levels
         if self.continue_episodes:
@@ -164,25 +162,11 @@ class UED(Experiment[UEDState]):
             )
             start = state.ongoing
         else:
-            start = self._start(key_start, levels)
+            start = self.student.start(key_start, levels)
 
-        params = state.learner.params
-        end, trajectory, last_value = rollouts.rollout(
-            self._wrapped(),
-            self.network,
-            params,
-            key_roll,
-            pool,
-            start,
-            config.n_steps,
-            levels_axis=0 if self.auto_reset == "replay" else None,
-            keep_memory=config.time_limit == "bootstrap",
-        )
-        advantage, target = ppo.advantages(
-            config, self.network, params, state.hyper, trajectory, last_value
-        )
-
-        feedback = self._score(state, draw, trajectory, advantage)
+        play = self.student.play(state.learner, state.hyper, key_roll, pool, start)
+        trajectory = play.trajectory
+        feedback = self._score(state, draw, trajectory, play.advantage)
         key_update, key_metrics = jax.random.split(key_update)
         curriculum, batch_metrics = self.curriculum.update(
             curriculum, key_update, draw, feedback
@@ -192,38 +176,15 @@ class UED(Experiment[UEDState]):
         if config.anneal_lr:
             lr_scale = 1.0 - state.n_updates / self.total_updates
 
-        def learn(learner):
-            return ppo.update(
-                config,
-                self.network,
-                state.hyper,
-                learner,
-                start,
-                trajectory,
-                advantage,
-                target,
-                key_learn,
-                lr_scale,
-            )
+        learner, learn_metrics = self.student.learn(
+            state.learner, state.hyper, play, key_learn, lr_scale, draw.trains
+        )
 
-        def skip(learner):
-            return learner, {name: jnp.float32(jnp.nan) for name in ppo.METRICS}
-
-        learner, learn_metrics = jax.lax.cond(draw.trains, learn, skip, state.learner)
-
-        ongoing, ongoing_levels = None, None
-        if self.continue_episodes:
-            # The next pool begins with the levels now being played, one per slot.
-            ongoing_levels = take(pool, end.env_state.level_index)
-            ongoing = end.replace(
-                env_state=end.env_state.replace(
-                    level_index=jnp.arange(n_envs, dtype=jnp.int32)
-                )
-            )
+        ongoing, ongoing_levels = self._hand_over(play.end, pool)
         metrics = self._metrics(trajectory, draw, learn_metrics)
         metrics |= batch_metrics | self.curriculum.metrics(curriculum, key_metrics)
         metrics["student_updates"] = learner.n_updates
-        is_finite = all_finite(learner.params)
+        is_finite = all_finite(learner.params) & (metrics.get("finite", 1.0) > 0)
         is_finite &= ~draw.trains | jnp.isfinite(learn_metrics["loss"])
         metrics["finite"] = is_finite
         new_state = UEDState(
@@ -236,6 +197,17 @@ class UED(Experiment[UEDState]):
             n_updates=state.n_updates + 1,
         )
         return new_state, {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
+
+    def _hand_over(
+        self, end: RolloutState, pool: PyTree
+    ) -> tuple[RolloutState | None, PyTree]:
+        """Ongoing episodes, and a pool that begins with their levels, one per slot."""
+        if not self.continue_episodes:
+            return None, None
+        levels = take(pool, end.env_state.level_index)
+        slots = jnp.arange(self.config.n_envs, dtype=jnp.int32)
+        ongoing = end.replace(env_state=end.env_state.replace(level_index=slots))
+        return ongoing, levels
 
     def _score(self, state, draw, trajectory, advantage) -> scores.Feedback:
         n_envs = self.config.n_envs

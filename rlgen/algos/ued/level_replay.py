@@ -290,10 +290,10 @@ class LevelReplay(LevelDistribution[ReplayState]):
 
     def sample(self, state, key, shared_key, n):
         assert n == self.n_levels, "the batch has another size than at init"
-        role = self._next_role(state, shared_key)
+        role = self.next_role(state, shared_key)
         branches = {NEW_LEVELS: self._new_levels}
         if self.uses_buffer:
-            branches[REPLAYED] = self._replayed_levels
+            branches[REPLAYED] = self.replayed_levels
         if self.uses_buffer and self.config.edit_prob > 0:
             branches[EDITED_LEVELS] = self._edited_levels
         if self.uses_buffer and self.config.generate_prob > 0:
@@ -307,10 +307,18 @@ class LevelReplay(LevelDistribution[ReplayState]):
                 jnp.asarray(place)[role], list(branches.values()), state, key
             )
         trains = (role == REPLAYED) | jnp.bool_(self.config.train_on_new)
-        state = state.replace(clock=state.clock + 1, last=batch, last_role=role)
-        return state, Draw(batch=batch, role=role, trains=trains)
+        return self.played(state, batch, role), Draw(
+            batch=batch, role=role, trains=trains
+        )
 
-    def _next_role(self, state: ReplayState, shared_key: jax.Array) -> jax.Array:
+    def played(
+        self, state: ReplayState, batch: LevelBatch, role: jax.Array
+    ) -> ReplayState:
+        """The state once it is known what is played next; the clock ticks."""
+        return state.replace(clock=state.clock + 1, last=batch, last_role=role)
+
+    def next_role(self, state: ReplayState, shared_key: jax.Array) -> jax.Array:
+        """What the next batch is made of, an index into `ROLES`. () int32."""
         if not self.uses_buffer:
             return jnp.int32(NEW_LEVELS)
         config = self.config
@@ -354,7 +362,8 @@ class LevelReplay(LevelDistribution[ReplayState]):
         slots = state.clock * self.n_levels + jnp.arange(self.n_levels)
         return take(state.buffer.batch, slots % len(self.dataset))
 
-    def _replayed_levels(self, state: ReplayState, key: jax.Array) -> LevelBatch:
+    def replayed_levels(self, state: ReplayState, key: jax.Array) -> LevelBatch:
+        """A batch drawn from the buffer."""
         key_p, key_draw = jax.random.split(key)
         slots = replay_distribution.draw(
             key_draw, self.probabilities(state, key_p), self.n_levels

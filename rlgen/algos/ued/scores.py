@@ -56,6 +56,7 @@ SCORES: dict[str, Callable[[Episodes], jax.Array]] = {
     "grounded_l1": lambda e: jnp.where(e.max_return > 0, e.l1, 0.0),
     "learnability": lambda e: e.success_rate * (1.0 - e.success_rate),
     "true_regret": _true_regret,
+    "mean_return": lambda e: e.mean_return,
     "mna": lambda e: jnp.where(e.success_rate > 0, e.negative, 0.0),
 }
 NEEDS_ORACLE = frozenset({"true_regret"})

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from rlgen.envs.grid.editor import GridEditor
 from rlgen.envs.grid.env import GridEnv
 from rlgen.envs.grid.levels import GridLevels
 from rlgen.envs.grid.mutators import Mutator
@@ -104,6 +105,10 @@ class GridConfig(abc.ABC):
     def make_space(self) -> GridLevels:
         """The family that new levels come from."""
         return self.family(self.levels)
+
+    def make_editor(self, n_blocks: int, noise_size: int) -> GridEditor:
+        """The environment in which a teacher builds levels like these."""
+        return GridEditor(self.make_space(), n_blocks, noise_size)
 
     def family(self, name: str, **changes: Any) -> GridLevels:
         """A family of levels of this size, with the settings that belong to it."""
