@@ -20,6 +20,7 @@ the same sums are taken in another order:
   may repack at each step. A GRU is too small for that to pay.
 * The inputs' product stays inside the loop. Taking it out costs more than it saves
   on a CPU: its result, as large as all gates, comes back from memory step by step.
+  Only very wide inputs (`_WIDE`) are an exception.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ Params = dict[str, jax.Array]
 LSTMCarry = tuple[jax.Array, jax.Array]
 
 _BLOCK = 16
+# Inputs wider than this are multiplied for all steps at once: their weights outgrow the
+# cache, and reading them at every step would cost more than the product does.
+_WIDE = 4096
 
 # sigmoid(z) = (1 + tanh(z / 2)) / 2 lets one tanh serve all four gates (i, f, g, o).
 _LSTM_SCALE = (0.5, 0.5, 1.0, 0.5)
@@ -111,6 +115,14 @@ def _reverse_blocks(
 # ---------------------------------------------------------------------------- LSTM
 
 
+def _project_wide(params: Params, x: jax.Array) -> tuple[Params, jax.Array]:
+    """Takes the product with wide inputs out of the loop; the identity stays in it."""
+    if x.shape[-1] <= _WIDE:
+        return params, x
+    wi = params["wi"]
+    return params | {"wi": jnp.eye(wi.shape[1], dtype=wi.dtype)}, x @ wi
+
+
 def lstm_init(key: jax.Array, input_size: int, hidden_size: int) -> Params:
     """Parameters of an LSTM, gates in the order input, forget, candidate, output.
 
@@ -165,6 +177,7 @@ def lstm(
     """
     keep = 1.0 - reset.astype(x.dtype)
     c, h = carry
+    params, x = _project_wide(params, x)
     return _lstm(params["wi"], params["wh"], params["b"], c, h, x, keep)
 
 
@@ -301,6 +314,7 @@ def gru(
       The carry after the last step, and h of all steps, float32[T, B, H].
     """
     keep = 1.0 - reset.astype(x.dtype)
+    params, x = _project_wide(params, x)
     wi, wh, b, bn = (params[name] for name in ("wi", "wh", "b", "bn"))
     return _gru(wi, wh, b, bn, carry, x, keep)
 

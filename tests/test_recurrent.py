@@ -155,6 +155,23 @@ def test_gradients_equal_those_that_jax_derives_for_flax(kind, n_steps):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_wide_inputs_change_nothing(kind, monkeypatch):
+    params, carry, x, reset, weight = problem(kind, 7)
+
+    def value_and_grad(run):
+        f = objective(run, reset, weight)
+        return jax.value_and_grad(f, argnums=(0, 1, 2))(params, carry, x)
+
+    run = getattr(recurrent, kind)
+    narrow = value_and_grad(run)
+    monkeypatch.setattr(recurrent, "_WIDE", D - 1)
+    assert recurrent._project_wide(params, x)[1].shape[-1] == params["wi"].shape[1]
+    wide = value_and_grad(run)
+    for a, b in zip(jax.tree.leaves(narrow), jax.tree.leaves(wide), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradients_equal_finite_differences(kind):
     params, carry, x, reset, weight = problem(kind, 6, seed=2)
     f = jax.jit(objective(getattr(recurrent, kind), reset, weight))
