@@ -54,6 +54,7 @@ def _train(args: Sequence[str]) -> int:
         allow_abbrev=False,
         usage="rlgen train ALGORITHM [--env ENV] [--preset PRESET] [--config FILE] ...",
     )
+    first.add_argument("--algorithm", default="")
     first.add_argument("--env", default="maze")
     first.add_argument("--preset", default="")
     first.add_argument("--config", default="")
@@ -61,8 +62,10 @@ def _train(args: Sequence[str]) -> int:
         first.print_usage()
         print("algorithms:", ", ".join(registry.names(registry.ALGORITHMS)))
         return 0 if args else 2
-    algorithm, rest = args[0], args[1:]
-    known, flags = first.parse_known_args(rest)
+    # As a flag too, so that a sweep can go through algorithms like any setting.
+    named = [] if args[0].startswith("-") else ["--algorithm", args[0]]
+    known, flags = first.parse_known_args([*args[len(named) // 2 :], *named])
+    algorithm = known.algorithm
 
     from rlgen import config as configs
     from rlgen import training
@@ -156,6 +159,20 @@ def _bench(args: Sequence[str]) -> int:
     return bench.main(args)
 
 
+def _sweep(args: Sequence[str]) -> int:
+    """Run every cell of a sweep file, one after another."""
+    parser = argparse.ArgumentParser(prog="rlgen sweep", description=_sweep.__doc__)
+    parser.add_argument("file", help="a sweep in wandb's schema, method: grid")
+    parser.add_argument("--dry-run", action="store_true", help="only list the cells")
+    parser.add_argument(
+        "flags", nargs="*", help="flags for every cell, after --: they win"
+    )
+    known = parser.parse_args(args)
+    from rlgen import sweep
+
+    return sweep.run(known.file, known.flags, dry_run=known.dry_run)
+
+
 def _ls(args: Sequence[str]) -> int:
     """List algorithms, environments and runs."""
     parser = argparse.ArgumentParser(prog="rlgen ls", description=_ls.__doc__)
@@ -186,6 +203,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "eval": _eval,
     "levels": _levels,
+    "sweep": _sweep,
     "bench": _bench,
     "ls": _ls,
 }

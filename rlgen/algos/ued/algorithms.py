@@ -367,6 +367,40 @@ _PAPER_REPLAY: dict[str, Any] = {
     "replay_prob": 0.8,
 }
 
+# The quick preset, less what is the methods' own: buffer and temperature.
+_QUICK_ON_DATASET: dict[str, Any] = {
+    name: value
+    for name, value in _QUICK.items()
+    if name not in ("buffer_size", "min_fill", "temperature", "solvable")
+}
+
+# The comparison of Garcin et al. 2024 for two CPU cores: the same student and as many
+# student updates for every method; what differs is the method's own.
+_DRED_CPU_UPDATES = 160
+_DRED_CPU: dict[str, Any] = _QUICK_ON_DATASET | {
+    "view_size": 5,
+    "n_heldout": 128,
+    "eval_episodes": 2,
+}
+# How levels are scored and drawn where they are random: as where they are given.
+_RANDOM_LEVELS: dict[str, Any] = {
+    "buffer_size": 4000,
+    "min_fill": 0.05,
+    "prioritization": "rank",
+    "temperature": 0.1,
+    "staleness": 0.3,
+    "score": "grounded_l1",
+    "insert_positive": True,
+}
+
+
+def _sized(settings: Mapping[str, Any], batches: float, first: int) -> dict[str, Any]:
+    """Length of a run with `batches` per student update, after `first` without one."""
+    n_updates = round(_DRED_CPU_UPDATES * batches) + first
+    # Never in between: the held-out levels are looked at once.
+    return dict(settings) | {"n_updates": n_updates, "eval_every": n_updates}
+
+
 # Settings of Garcin et al. 2024 for Cave Escape: 36 x 256 steps, 5 epochs, Adam 1e-4,
 # gamma 0.995, lambda 0.95, clip 0.2, no entropy bonus, LSTM 256; about 28,750 student
 # updates, here counted in batches, of which half only score where levels are generated.
@@ -376,13 +410,6 @@ _DRED_PAPER: dict[str, Any] = _PAPER | {
     "gae_lambda": 0.95,
     "entropy_coef": 0.0,
     "actions": "minigrid",
-}
-
-# The quick preset, less what is the methods' own: buffer and temperature.
-_QUICK_ON_DATASET: dict[str, Any] = {
-    name: value
-    for name, value in _QUICK.items()
-    if name not in ("buffer_size", "min_fill", "temperature", "solvable")
 }
 
 # What the methods on a given level set share.
@@ -411,12 +438,14 @@ _DRED: dict[str, Any] = _ON_DATASET | {
 }
 
 
-def _presets(batches: int) -> dict[str, dict[str, Any]]:
-    """Presets of a method on a level set; `batches` per student update."""
+def _presets(batches: int, first: int) -> dict[str, dict[str, Any]]:
+    """Presets of a method on a level set; see `_sized`."""
     return {
         "quick": _QUICK_ON_DATASET
         | {"n_updates": 320 * batches, "eval_every": 80 * batches},
-        "paper": _DRED_PAPER | {"n_updates": 28_750 * batches, "buffer_size": 4000},
+        "paper": _DRED_PAPER | {"n_updates": 28_750 * batches},
+        "dred-cpu": _sized(_DRED_CPU, batches, first),
+        "dred-paper": _DRED_PAPER | {"n_updates": 28_750 * batches},
     }
 
 
@@ -438,7 +467,12 @@ ROBUST_PLR = UEDAlgorithm(
     summary="robust PLR: only replayed levels train, new ones are scored",
     source="Jiang et al. 2021, Replay-guided adversarial environment design",
     settings={"replay_prob": 0.5, "train_on_new": False},
-    presets={"quick": _QUICK, "paper": _PAPER | _PAPER_REPLAY},
+    presets={
+        "quick": _QUICK,
+        "paper": _PAPER | _PAPER_REPLAY,
+        "dred-cpu": _sized(_DRED_CPU | _RANDOM_LEVELS, 2, 4),
+        "dred-paper": _DRED_PAPER | _RANDOM_LEVELS | {"n_updates": 57_500},
+    },
 )
 
 ACCEL = UEDAlgorithm(
@@ -450,21 +484,27 @@ ACCEL = UEDAlgorithm(
         "edit_prob": 1.0,
         "levels": "empty",
     },
-    presets={"quick": _QUICK, "paper": _PAPER | _PAPER_REPLAY},
+    presets={
+        "quick": _QUICK,
+        "paper": _PAPER | _PAPER_REPLAY,
+        # A replayed batch, its edits, and new levels once in five times.
+        "dred-cpu": _sized(_DRED_CPU | _RANDOM_LEVELS, 2.25, 4),
+        "dred-paper": _DRED_PAPER | _RANDOM_LEVELS | {"n_updates": 64_700},
+    },
 )
 
 UNIFORM = UEDAlgorithm(
     summary="levels of a given set, uniformly",
     source="Garcin et al. 2024",
     settings=_ON_DATASET | {"prioritization": "uniform", "staleness": 0.0},
-    presets=_presets(1),
+    presets=_presets(1, 0),
 )
 
 PLR_D = UEDAlgorithm(
     summary="PLR on a given set of levels",
     source="Jiang et al. 2021, as run by Garcin et al. 2024",
     settings=_ON_DATASET,
-    presets=_presets(1),
+    presets=_presets(1, 8),
 )
 
 ACCEL_D = UEDAlgorithm(
@@ -478,21 +518,21 @@ ACCEL_D = UEDAlgorithm(
         "insert_positive": True,
         "edit_prob": 1.0,
     },
-    presets=_presets(2),
+    presets=_presets(2, 8),
 )
 
 EL_DRED = UEDAlgorithm(
     summary="DRED with edited levels in place of generated ones",
     source="Garcin et al. 2024",
     settings=_DRED | {"edit_prob": 1.0},
-    presets=_presets(2),
+    presets=_presets(2, 8),
 )
 
 VAE_DRED = GenerativeAlgorithm(
     summary="DRED: levels from a model of a given set, mixed with that set",
     source="Garcin et al. 2024",
     settings=_DRED | {"generate_prob": 1.0},
-    presets=_presets(2),
+    presets=_presets(2, 8),
 )
 
 # Rutherford et al. 2024, minigrid: 256 x 256 steps, Adam 2.5e-4 annealed, gamma 0.99,
