@@ -136,7 +136,7 @@ def student_on(
         eval_sets=env_config.eval_sets(),
         eval_episodes=config.eval_episodes,
         needs_oracle=needs_oracle,
-        dataset=env_config.training_set(),
+        reference=env_config.reference_set(),
         diagnostics=config.measured,
     )
 
@@ -384,6 +384,7 @@ _DRED_CPU: dict[str, Any] = _QUICK_ON_DATASET | {
 }
 # How levels are scored and drawn where they are random: as where they are given.
 _RANDOM_LEVELS: dict[str, Any] = {
+    "reference": "train",
     "buffer_size": 4000,
     "min_fill": 0.05,
     "prioritization": "rank",

@@ -77,7 +77,7 @@ class UED(Experiment[UEDState]):
       eval_sets: held-out levels by name; they are only ever evaluated on.
       eval_episodes: episodes per held-out level.
       needs_oracle: whether the scores want the environment's best returns.
-      dataset: given levels, which diagnostics compare with.
+      reference: given levels, which diagnostics compare with.
       diagnostics: see `DiagnosticsConfig`.
     """
 
@@ -92,7 +92,7 @@ class UED(Experiment[UEDState]):
     eval_sets: dict[str, LevelSet] = dataclasses.field(default_factory=dict)
     eval_episodes: int = 10
     needs_oracle: bool = False
-    dataset: LevelSet | None = None
+    reference: LevelSet | None = None
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
 
     def __post_init__(self):
@@ -280,7 +280,7 @@ class UED(Experiment[UEDState]):
         }
 
     def diagnose(self, state: UEDState, key: jax.Array) -> Metrics:
-        if self.dataset is None or not self.diagnostics.diagnostics:
+        if self.reference is None or not self.diagnostics.diagnostics:
             return {}
         key, key_replayed = jax.random.split(key)
         replayed = self.curriculum.replayed(state.curriculum, key_replayed)
@@ -291,7 +291,7 @@ class UED(Experiment[UEDState]):
             self.network,
             state.learner.params,
             key,
-            self.dataset,
+            self.reference,
             None if replayed is None else replayed[:2],
         )
 

@@ -33,6 +33,7 @@ class GridConfig(abc.ABC):
       levels: family that new levels come from.
       solvable: new levels are solvable ones only.
       dataset: given levels to train on: the name of a set that ships, or a file.
+      reference: given levels that diagnostics compare with where none are trained on.
       n_edits, change_cell, move_goal, move_start, no_op: see `Mutator`.
       n_heldout: number of held-out levels of a set, at most.
       eval_split: "test" reports; "validation" is for choosing settings.
@@ -47,6 +48,7 @@ class GridConfig(abc.ABC):
     levels: str = ""
     solvable: bool = False
     dataset: str = ""
+    reference: str = ""
     n_edits: int = 5
     change_cell: float = 1.0
     move_goal: float = 1.0
@@ -76,6 +78,10 @@ class GridConfig(abc.ABC):
                         f"{name} has no effect on {self.levels} levels: leave it out "
                         f"or choose levels={family}."
                     )
+        if self.dataset and self.reference:
+            raise UserError(
+                "With a dataset, diagnostics compare with that: leave reference out."
+            )
         self.make_env()
         for family in self._used:
             self.family(family)
@@ -138,7 +144,16 @@ class GridConfig(abc.ABC):
           UserError: no such file or set, levels of another size, twice the same level,
             an unsolvable level, or one that is held out.
         """
-        return _training_set(self) if self.dataset else None
+        return _given_set(self, self.dataset) if self.dataset else None
+
+    def reference_set(self) -> LevelSet | None:
+        """What diagnostics compare with: the dataset, else `reference`, else None.
+
+        Raises:
+          UserError: as `training_set`.
+        """
+        name = self.dataset or self.reference
+        return _given_set(self, name) if name else None
 
     def load_set(self, name: str) -> LevelSet:
         """A level set by name or path."""
@@ -195,8 +210,8 @@ class GridConfig(abc.ABC):
 
 
 @functools.cache
-def _training_set(config: GridConfig) -> LevelSet:
-    level_set = config.load_set(config.dataset)
+def _given_set(config: GridConfig, name: str) -> LevelSet:
+    level_set = config.load_set(name)
     check_dataset(level_set, config.make_space())
     assert_disjoint(level_set, *_heldout_sets(config).values())
     return level_set
