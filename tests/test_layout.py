@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "rlgen"
 
 # What each part may not import. Everything may import what stands below it.
-TOP = ("cli", "training", "reports", "bench", "level_tool")
+TOP = ("cli", "training", "reports", "bench", "level_tool", "comparison", "sweep")
 FORBIDDEN = {
     "envs": ("rlgen.algos", "rlgen.evaluation", "rlgen.runner", "rlgen.networks"),
     "algos": ("rlgen.envs",),

@@ -1,0 +1,104 @@
+"""The table, the figure and the claims of Garcin et al. 2024 from finished runs.
+
+rlgen sweep sweeps/papers/dred/cpu.yaml
+python analysis/dred.py runs/dred
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from rlgen import comparison
+from rlgen.comparison import Claim
+from rlgen.errors import UserError
+from rlgen.evaluation import pictures
+
+CLAIMS = (
+    *(
+        Claim(f"DRED's held-out return exceeds that of {other}", "vae-dred", other, s)
+        for other in ("uniform", "plr-d", "robust-plr", "accel")
+        for s in ("heldout",)
+    ),
+    Claim(
+        "value-loss prioritisation lowers mutual information against uniform",
+        "uniform",
+        "plr-d",
+        "mutual_information",
+    ),
+    Claim(
+        "ACCEL's levels are further from the data than DRED's (divergence of tiles)",
+        "accel",
+        "vae-dred",
+        "tile_divergence",
+    ),
+)
+TITLES = {
+    "heldout": "held-out levels (IID)",
+    "structures": "held-out structures",
+    "lava": "much lava",
+    "hints": "few hints",
+    "train": "the given levels",
+}
+
+
+def main(folder: str) -> None:
+    runs = comparison.load(folder)
+    out = Path(folder) / "figures"
+    out.mkdir(exist_ok=True)
+    returns = comparison.score_table(runs, "return")
+    solved = comparison.score_table(runs, "success")
+    measures = comparison.measure_table(runs)
+    claims = comparison.check(runs, CLAIMS)
+    tables = {
+        "return": returns,
+        "solve_rate": solved,
+        "measures": measures,
+        "claims": claims,
+    }
+    for name, table in tables.items():
+        table.to_csv(out / f"{name}.csv", index=False)
+        print(f"\n{name}")
+        print(table.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+
+    def intervals(table: pd.DataFrame, column: str) -> pd.DataFrame:
+        low, high = f"{column}_low", f"{column}_high"
+        part = table.reindex(columns=["algorithm", column, low, high])
+        part = part.rename(columns={column: "point", low: "low", high: "high"})
+        return part.dropna(subset=["point"])
+
+    seeds = min(run.seeds for run in runs.values())
+    panels = {
+        f"{what}: {TITLES[name]}": intervals(table[table["level_set"] == name], column)
+        for what, table, column in (
+            ("mean return", returns, "mean"),
+            ("solve rate, IQM", solved, "iqm"),
+        )
+        for name in TITLES
+        if name != "train"
+    }
+    panels |= {
+        name.replace("_", " "): intervals(measures, name)
+        for name in comparison.MEASURES
+    }
+    panels |= {
+        name.replace("_", " "): intervals(measures, name) for name in comparison.COSTS
+    }
+    path = pictures.interval_panels(
+        panels,
+        out / "dred.png",
+        "Cave Escape: zero-shot generalization",
+        f"{seeds} seeds; 95 % intervals over seeds and levels; costs of one seed",
+    )
+    print(f"\n{path}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python analysis/dred.py FOLDER_OF_RUNS")
+    try:
+        main(sys.argv[1])
+    except UserError as error:
+        sys.exit(str(error))

@@ -1,0 +1,194 @@
+"""Several runs side by side: tables of returns, of measures, and of differences."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rlgen import config as configs
+from rlgen.errors import UserError
+from rlgen.evaluation import statistics
+from rlgen.reports import last_evaluation
+from rlgen.store import RunStore
+
+# Scalars of a run beside its returns, by their column in the metrics.
+MEASURES = (
+    "generalization_gap",
+    "shift_gap",
+    "mutual_information",
+    "tile_divergence",
+)
+# What a run cost.
+COSTS = ("student_updates", "env_steps", "wall_s")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+      algorithm: its name in the registry.
+      seeds: number of seeds.
+      episodes: the last evaluation, one row per seed, level set, level and episode.
+      measures: `MEASURES` at the end, one row per seed (NaN where it has none).
+      costs: `COSTS` at the end, of one seed; wall seconds are those of all seeds
+        divided by their number.
+    """
+
+    algorithm: str
+    seeds: int
+    episodes: pd.DataFrame
+    measures: pd.DataFrame
+    costs: dict[str, float]
+
+    def scores(self, level_set: str, value: str) -> np.ndarray:
+        """Means over episodes: float64[seeds, levels]."""
+        part = self.episodes[self.episodes["level_set"] == level_set]
+        if part.empty:
+            raise UserError(
+                f"The run of {self.algorithm} has no level set {level_set}."
+            )
+        table = part.pivot_table(
+            index="seed", columns="level", values=value, aggfunc="mean"
+        )
+        return table.to_numpy(float)
+
+
+def load(folder: str | Path) -> dict[str, Run]:
+    """The finished runs in a folder, by algorithm.
+
+    Raises:
+      UserError: there is none, or two are of one algorithm.
+    """
+    runs: dict[str, Run] = {}
+    for path in sorted(Path(folder).glob("*/DONE")):
+        store = RunStore(path.parent)
+        config = configs.read_yaml(path.parent / "config.yaml")
+        name, n_seeds = config["algorithm"], config["seeds"]
+        if name in runs:
+            raise UserError(f"{folder} holds two runs of {name}: keep one of them.")
+        metrics: Any = store.read_metrics()
+        last: Any = metrics[metrics["kind"] == "eval"].groupby("seed").last()
+        training_rows = metrics[metrics["kind"] == "train"]
+        costs = {
+            "student_updates": float(training_rows["student_updates"].max()),
+            "env_steps": float(last["env_steps"].max()),
+            "wall_s": float(store.read_run()["wall_s"]) / n_seeds,
+        }
+        runs[name] = Run(
+            algorithm=name,
+            seeds=n_seeds,
+            episodes=last_evaluation(store),
+            measures=last.reindex(columns=list(MEASURES)),
+            costs=costs,
+        )
+    if not runs:
+        raise UserError(f"{folder} holds no finished run: train some first.")
+    return runs
+
+
+def score_table(runs: dict[str, Run], value: str) -> pd.DataFrame:
+    """Mean and IQM of "return" or "success" per algorithm and level set, with 95 %
+    intervals over seeds and levels.
+    """
+    rows = []
+    for name, run in runs.items():
+        for level_set in run.episodes["level_set"].unique():
+            scores = run.scores(level_set, value)
+            row = {
+                "algorithm": name,
+                "level_set": level_set,
+                "levels": scores.shape[1],
+                "seeds": scores.shape[0],
+            }
+            for kind, statistic in (("mean", np.mean), ("iqm", statistics.iqm)):
+                interval = statistics.stratified_bootstrap(
+                    scores, statistic, resample_tasks=True
+                )
+                row |= {
+                    kind: interval.point,
+                    f"{kind}_low": interval.low,
+                    f"{kind}_high": interval.high,
+                }
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def measure_table(runs: dict[str, Run]) -> pd.DataFrame:
+    """Every measure per algorithm, with 95 % intervals over seeds, and the costs."""
+    rows = []
+    for name, run in runs.items():
+        row: dict[str, object] = {"algorithm": name}
+        for measure in MEASURES:
+            values = run.measures[measure].dropna().to_numpy(float)[:, None]
+            if len(values) > 1:
+                interval = statistics.stratified_bootstrap(values, np.mean)
+                row[measure] = interval.point
+                row[f"{measure}_low"] = interval.low
+                row[f"{measure}_high"] = interval.high
+            else:
+                row[measure] = float(values.mean()) if len(values) else np.nan
+        rows.append(row | run.costs)
+    return pd.DataFrame(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """Says that one algorithm exceeds another in something.
+
+    Attributes:
+      text: the claim in words.
+      more, less: algorithms.
+      of: a measure, or a level set whose mean return is meant.
+    """
+
+    text: str
+    more: str
+    less: str
+    of: str
+
+
+def check(runs: dict[str, Run], claims: Sequence[Claim]) -> pd.DataFrame:
+    """The difference that each claim is about, and whether it holds.
+
+    "yes" and "no" where the 95 % interval leaves out 0, else "open"; "not run" and "not
+    measured" where nothing can be said. Returns compare
+    the same levels, redrawn for both; measures compare seeds.
+    """
+    rows = []
+    for claim in claims:
+        row: dict[str, object] = {"claim": claim.text}
+        if claim.more in runs and claim.less in runs:
+            more, less = runs[claim.more], runs[claim.less]
+            if claim.of in MEASURES:
+                pair = [
+                    run.measures[claim.of].to_numpy(float)[:, None]
+                    for run in (more, less)
+                ]
+                options = {"resample_tasks": False}
+                if any(np.isnan(values).any() for values in pair):
+                    rows.append(row | {"holds": "not measured"})
+                    continue
+            else:
+                pair = [run.scores(claim.of, "return") for run in (more, less)]
+                options = {"resample_tasks": True}
+            interval = statistics.paired_bootstrap_difference(
+                *pair, statistic=np.mean, **options
+            )
+            low, high = float(interval.low), float(interval.high)
+            holds = "yes" if low > 0 else "no" if high < 0 else "open"
+            row |= {
+                "difference": interval.point,
+                "low": low,
+                "high": high,
+                "holds": holds,
+            }
+        else:
+            row["holds"] = "not run"
+        rows.append(row)
+    return pd.DataFrame(rows)
