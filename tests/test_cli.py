@@ -189,10 +189,8 @@ def test_flags_stand_above_the_file_and_the_file_above_the_preset(tmp_path):
     config = training.make_config("plr", "maze", "quick", settings)
     assert (config.algo.ppo.lr, config.algo.ppo.n_epochs) == (0.5, 3)
     assert config.algo.ppo.n_envs == quick.algo.ppo.n_envs
-    from rlgen.cli import _parse_flags
-
-    parsed = _parse_flags(config, ["--lr", "0.25"], "test")
-    assert (parsed.algo.ppo.lr, parsed.algo.ppo.n_epochs) == (0.25, 3)
+    parsed = configs.parse_flags({"algo": config.algo}, ["--lr", "0.25"], "test")
+    assert (parsed["algo"].ppo.lr, parsed["algo"].ppo.n_epochs) == (0.25, 3)
 
 
 @pytest.mark.parametrize("algorithm", registry.names(registry.ALGORITHMS))

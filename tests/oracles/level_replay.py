@@ -76,6 +76,7 @@ def level_feedback(episodes, n_levels, stored_max_return, optimal_return):
                     "true_regret": _mean(
                         float(optimal_return[level]) - e["return"] for e in own
                     ),
+                    "mean_return": _mean(e["return"] for e in own),
                 },
             }
         )

@@ -231,7 +231,7 @@ def test_replays_are_as_frequent_as_asked(replay_prob):
     def count_replays(size):
         state = replay.init(keys[0])
         state = state.replace(buffer=state.buffer.replace(size=size))
-        return jnp.sum(jax.vmap(functools.partial(replay._next_role, state))(keys))
+        return jnp.sum(jax.vmap(functools.partial(replay.next_role, state))(keys))
 
     for size, ready in ((0, False), (3, False), (4, True), (8, True)):
         n_replays = int(count_replays(jnp.int32(size)))
@@ -249,7 +249,7 @@ def test_nothing_is_replayed_from_an_empty_buffer():
     state = replay.init(jax.random.key(0))
     for size, role in ((0, NEW_LEVELS), (1, REPLAYED)):
         state = state.replace(buffer=state.buffer.replace(size=jnp.int32(size)))
-        assert int(replay._next_role(state, jax.random.key(1))) == role
+        assert int(replay.next_role(state, jax.random.key(1))) == role
 
 
 def test_levels_that_never_finish_are_never_replayed():
@@ -537,7 +537,7 @@ def test_replays_follow_the_probabilities():
     replay = curriculum("PLR")
     state = stored_state("PLR", [3.0, 1.0, 2.0], last_seen=[9, 1, 5])
     keys = jax.random.split(jax.random.key(0), 1500)
-    batches = jax.jit(jax.vmap(functools.partial(replay._replayed_levels, state)))(keys)
+    batches = jax.jit(jax.vmap(functools.partial(replay.replayed_levels, state)))(keys)
     counts = np.bincount(np.asarray(batches.levels).reshape(-1), minlength=4)[1:]
     p = np.asarray(replay.probabilities(state, keys[0]), np.float64)[:3]
     assert stats.chisquare(counts, counts.sum() * p / p.sum()).pvalue > 1e-5
