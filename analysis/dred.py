@@ -1,4 +1,4 @@
-"""The table, the figure and the claims of Garcin et al. 2024 from finished runs.
+"""The tables, the figures and the claims of Garcin et al. 2024 from finished runs.
 
 rlgen sweep sweeps/papers/dred/cpu.yaml
 python analysis/dred.py runs/dred
@@ -18,9 +18,13 @@ from rlgen.evaluation import pictures
 
 CLAIMS = (
     *(
-        Claim(f"DRED's held-out return exceeds that of {other}", "vae-dred", other, s)
+        Claim(
+            f"DRED's held-out return exceeds that of {other}",
+            "vae-dred",
+            other,
+            "heldout",
+        )
         for other in ("uniform", "plr-d", "robust-plr", "accel")
-        for s in ("heldout",)
     ),
     Claim(
         "value-loss prioritisation lowers mutual information against uniform",
@@ -41,6 +45,12 @@ TITLES = {
     "lava": "much lava",
     "hints": "few hints",
     "train": "the given levels",
+}
+
+COSTS = {
+    "student_updates": "student updates",
+    "env_steps": "environment steps, scoring included",
+    "wall_s": "wall time of a seed (s)",
 }
 
 
@@ -74,7 +84,8 @@ def main(folder: str) -> None:
         f"{what}: {TITLES[name]}": intervals(table[table["level_set"] == name], column)
         for what, table, column in (
             ("mean return", returns, "mean"),
-            ("solve rate, IQM", solved, "iqm"),
+            ("IQM of returns", returns, "iqm"),
+            ("solve rate", solved, "mean"),
         )
         for name in TITLES
         if name != "train"
@@ -83,16 +94,24 @@ def main(folder: str) -> None:
         name.replace("_", " "): intervals(measures, name)
         for name in comparison.MEASURES
     }
-    panels |= {
-        name.replace("_", " "): intervals(measures, name) for name in comparison.COSTS
-    }
     path = pictures.interval_panels(
         panels,
         out / "dred.png",
         "Cave Escape: zero-shot generalization",
-        f"{seeds} seeds; 95 % intervals over seeds and levels; costs of one seed",
+        f"{seeds} seeds; 95 % intervals over seeds and levels, of measures over seeds",
     )
-    print(f"\n{path}")
+    curves = pictures.cost_curves(
+        {
+            f"mean return: {TITLES[name]}": comparison.curve_table(runs, name)
+            for name in TITLES
+            if name != "train"
+        },
+        COSTS,
+        out / "curves.png",
+        "Cave Escape: zero-shot return against what one seed cost",
+        f"{seeds} seeds: mean, and its 95 % interval over seeds",
+    )
+    print(f"\n{path}\n{curves}")
 
 
 if __name__ == "__main__":

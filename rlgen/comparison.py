@@ -36,15 +36,21 @@ class Run:
       seeds: number of seeds.
       episodes: the last evaluation, one row per seed, level set, level and episode.
       measures: `MEASURES` at the end, one row per seed (NaN where it has none).
-      costs: `COSTS` at the end, of one seed; wall seconds are those of all seeds
-        divided by their number.
+      history: every evaluation, one row per seed and update: `COSTS` until then, of one
+        seed (wall seconds are those of all seeds divided by their number), and the
+        columns of the evaluation.
     """
 
     algorithm: str
     seeds: int
     episodes: pd.DataFrame
     measures: pd.DataFrame
-    costs: dict[str, float]
+    history: pd.DataFrame
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """`COSTS` at the end, of one seed."""
+        return {name: float(self.history[name].to_numpy().max()) for name in COSTS}
 
     def scores(self, level_set: str, value: str) -> np.ndarray:
         """Means over episodes: float64[seeds, levels]."""
@@ -72,24 +78,33 @@ def load(folder: str | Path) -> dict[str, Run]:
         name, n_seeds = config["algorithm"], config["seeds"]
         if name in runs:
             raise UserError(f"{folder} holds two runs of {name}: keep one of them.")
-        metrics: Any = store.read_metrics()
-        last: Any = metrics[metrics["kind"] == "eval"].groupby("seed").last()
-        training_rows = metrics[metrics["kind"] == "train"]
-        costs = {
-            "student_updates": float(training_rows["student_updates"].max()),
-            "env_steps": float(last["env_steps"].max()),
-            "wall_s": float(store.read_run()["wall_s"]) / n_seeds,
-        }
+        history = _history(store.read_metrics(), n_seeds)
+        last: Any = history.groupby("seed").last()
         runs[name] = Run(
             algorithm=name,
             seeds=n_seeds,
             episodes=last_evaluation(store),
             measures=last.reindex(columns=list(MEASURES)),
-            costs=costs,
+            history=history,
         )
     if not runs:
         raise UserError(f"{folder} holds no finished run: train some first.")
     return runs
+
+
+def _history(metrics: pd.DataFrame, n_seeds: int) -> pd.DataFrame:
+    """`Run.history` from the rows of a run.
+
+    Evaluations do not know how many batches trained: the row of training that the
+    runner writes before each of them does.
+    """
+    keys = ["seed", "update"]
+    training = metrics.loc[metrics["kind"] == "train", [*keys, "student_updates"]]
+    evaluations = metrics[metrics["kind"] == "eval"]
+    evaluations = evaluations.drop(columns="student_updates", errors="ignore")
+    history = evaluations.merge(training, on=keys, how="left", validate="one_to_one")
+    # Seeds that share one program share its time.
+    return history.assign(wall_s=history["wall_s"] / n_seeds)
 
 
 def score_table(runs: dict[str, Run], value: str) -> pd.DataFrame:
@@ -116,6 +131,28 @@ def score_table(runs: dict[str, Run], value: str) -> pd.DataFrame:
                     f"{kind}_high": interval.high,
                 }
             rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def curve_table(
+    runs: dict[str, Run], level_set: str, value: str = "return"
+) -> pd.DataFrame:
+    """Mean "return" or "solve_rate" on a level set at every evaluation: `COSTS` until
+    then (mean over seeds), point, low and high (95 % intervals over seeds, NaN of one).
+    """
+    column = f"eval_{level_set}_{value}"
+    rows = []
+    for name, run in runs.items():
+        if column not in run.history:
+            continue
+        for _, part in run.history.groupby("update"):
+            scores = part[column].to_numpy(float)[:, None]
+            interval = statistics.stratified_bootstrap(scores, np.mean)
+            rows.append(
+                {"algorithm": name}
+                | {cost: part[cost].mean() for cost in COSTS}
+                | {"point": interval.point, "low": interval.low, "high": interval.high}
+            )
     return pd.DataFrame(rows)
 
 

@@ -40,9 +40,18 @@ def write_run(folder, algorithm, returns, information, divergence=None, done=Tru
     )
     episodes.to_parquet(path / "eval" / "update_00000010.parquet")
     rows = [
-        {"kind": kind, "seed": seed, "update": update, "env_steps": 100 * update}
+        {
+            "kind": kind,
+            "seed": seed,
+            "update": update,
+            "env_steps": 100 * update,
+            "wall_s": 6.0 * update,
+        }
         | (
-            {"mutual_information": information[seed] + 10 - update}
+            {
+                "mutual_information": information[seed] + 10 - update,
+                "eval_heldout_return": np.mean(returns[seed]) - 0.1 * (10 - update),
+            }
             | ({} if divergence is None else {"tile_divergence": divergence[seed]})
             if kind == "eval"
             else {"student_updates": update - 2}
@@ -118,10 +127,27 @@ def test_what_cannot_be_compared(folder, tmp_path_factory):
         comparison.load(folder)
 
 
-def test_the_picture_is_drawn(folder):
+def test_curves_hold_every_evaluation_and_what_it_cost(folder):
+    runs = comparison.load(folder)
+    table = comparison.curve_table(runs, "heldout").set_index("algorithm")
+    curve = table.loc["better"]
+    assert curve["student_updates"].tolist() == [3, 8]  # of the batches that trained
+    assert curve["env_steps"].tolist() == [500, 1000]
+    assert curve["wall_s"].tolist() == [6, 12]  # of one of five seeds
+    end = runs["better"].scores("heldout", "return").mean()
+    assert curve["point"].to_numpy() == pytest.approx([end - 0.5, end])
+    assert (curve["low"] < curve["point"]).all()
+    assert comparison.curve_table(runs, "lava").empty
+
+
+def test_the_pictures_are_drawn(folder):
     runs = comparison.load(folder)
     table = comparison.score_table(runs, "return")
     table = table.rename(columns={"mean": "point", "mean_low": "low"})
     table = table.rename(columns={"mean_high": "high"})
     path = pictures.interval_panels({"return": table}, folder / "a.png", "title", "n")
     assert path.stat().st_size > 5_000
+    curves = {"return": comparison.curve_table(runs, "heldout")}
+    costs = {"student_updates": "student updates", "env_steps": "environment steps"}
+    path = pictures.cost_curves(curves, costs, folder / "b.png", "title", "n")
+    assert path.stat().st_size > 10_000

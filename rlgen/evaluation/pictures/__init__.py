@@ -6,7 +6,7 @@ each file is written whole or not at all. Colours are safe for the colour-blind,
 what a colour says is also said by a length or a word.
 """
 
-from rlgen.evaluation.pictures.comparison import interval_panels
+from rlgen.evaluation.pictures.comparison import cost_curves, interval_panels
 from rlgen.evaluation.pictures.curves import DEFAULT_GROUPS, learning_curves
 from rlgen.evaluation.pictures.film import agent_gif
 from rlgen.evaluation.pictures.levels import (
@@ -18,6 +18,7 @@ from rlgen.evaluation.pictures.levels import (
 __all__ = [
     "DEFAULT_GROUPS",
     "agent_gif",
+    "cost_curves",
     "curriculum_picture",
     "interval_panels",
     "learning_curves",

@@ -1,13 +1,16 @@
-"""Algorithms side by side: point estimates with intervals, one panel a quantity."""
+"""Algorithms side by side: points with intervals, and curves against what they cost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from rlgen.evaluation.pictures._style import CYCLE, INK, QUIET, TRACK, save
 
@@ -40,13 +43,67 @@ def interval_panels(
         ax.set_title(heading, fontsize=9, color=INK)
         ax.set_yticks(range(len(names)), names, fontsize=8)
         ax.set_ylim(len(names) - 0.5, -0.5)
-        ax.tick_params(labelsize=8, colors=QUIET)
-        ax.grid(axis="x", color=TRACK, lw=0.7)
-        ax.spines[["top", "right", "left"]].set_visible(False)
-        ax.locator_params(axis="x", nbins=4)
+        _quieten(ax, "x")
+        ax.spines["left"].set_visible(False)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     figure.suptitle(title, fontsize=11, color=INK)
     if note:
         figure.supxlabel(note, fontsize=8, color=QUIET)
     return save(figure, path)
+
+
+def cost_curves(
+    tables: Mapping[str, pd.DataFrame],
+    costs: Mapping[str, str],
+    path: str | Path,
+    title: str,
+    note: str = "",
+) -> Path:
+    """Draws one row of panels per table, and in it the same curves against each cost.
+
+    Args:
+      tables: by title; columns algorithm, point, low, high (NaN: none) and the costs,
+        one row per algorithm and time.
+      costs: the columns of costs, and what their axes are called.
+      note: a line below, on what the bands are.
+    """
+    names = list(dict.fromkeys(n for t in tables.values() for n in t["algorithm"]))
+    figure = Figure(
+        figsize=(3.2 * len(costs) + 0.6, 2.4 * len(tables) + 1.1),
+        layout="constrained",
+        dpi=160,
+    )
+    axes = figure.subplots(len(tables), len(costs), squeeze=False, sharey="row")
+    for row, (heading, table) in zip(axes, tables.items(), strict=True):
+        for ax, (cost, label) in zip(row, costs.items(), strict=True):
+            for at, name in enumerate(names):
+                own: Any = table[table["algorithm"] == name]
+                colour = CYCLE[at % len(CYCLE)]
+                ax.plot(
+                    own[cost], own["point"], "o-", color=colour, ms=3, lw=1.6,
+                    label=name,
+                )  # fmt: skip
+                ax.fill_between(
+                    own[cost], own["low"], own["high"], color=colour, alpha=0.15, lw=0
+                )
+            _quieten(ax, "both")
+            ax.set_xlim(left=0)
+            ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+            ax.set_xlabel(label, fontsize=8, color=QUIET)
+        row[0].set_title(heading, fontsize=9, color=INK, loc="left")
+    figure.suptitle(title, fontsize=11, color=INK)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center",
+        ncols=len(names), fontsize=8, frameon=False, title=note or None,
+        title_fontsize=8, labelcolor=INK,
+    )  # fmt: skip
+    return save(figure, path)
+
+
+def _quieten(ax: Axes, grid: Literal["x", "both"]) -> None:
+    ax.tick_params(labelsize=8, colors=QUIET)
+    ax.grid(axis=grid, color=TRACK, lw=0.7)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.locator_params(axis="x", nbins=4)
