@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rlgen import comparison
+from rlgen import cli, comparison
 from rlgen.comparison import Claim
 from rlgen.errors import UserError
 from rlgen.evaluation import pictures
@@ -44,6 +44,7 @@ TITLES = {
     "structures": "held-out structures",
     "lava": "much lava",
     "hints": "few hints",
+    "large": "45x45",
     "train": "the given levels",
 }
 
@@ -55,6 +56,10 @@ COSTS = {
 
 
 def main(folder: str) -> None:
+    for done in sorted(Path(folder).glob("*/DONE")):
+        # Levels of other sizes are too long to play during training.
+        if not list(done.parent.glob("eval/final_seed*.parquet")):
+            cli.main(["eval", str(done.parent), "--episodes", "2"])
     runs = comparison.load(folder)
     out = Path(folder) / "figures"
     out.mkdir(exist_ok=True)
@@ -104,7 +109,7 @@ def main(folder: str) -> None:
         {
             f"mean return: {TITLES[name]}": comparison.curve_table(runs, name)
             for name in TITLES
-            if name != "train"
+            if name not in ("train", "large")
         },
         COSTS,
         out / "curves.png",

@@ -66,6 +66,9 @@ def _train(args: Sequence[str]) -> int:
     named = [] if args[0].startswith("-") else ["--algorithm", args[0]]
     known, flags = first.parse_known_args([*args[len(named) // 2 :], *named])
     algorithm = known.algorithm
+    if not algorithm:
+        known_ones = ", ".join(registry.names(registry.ALGORITHMS))
+        raise UserError(f"Name what to train: {known_ones}.")
 
     from rlgen import config as configs
     from rlgen import training
@@ -142,7 +145,7 @@ def _eval(args: Sequence[str]) -> int:
 def _levels(args: Sequence[str]) -> int:
     """Print, draw and save levels of an environment."""
     if not args or args[0] in ("-h", "--help"):
-        print("usage: rlgen levels ENV [--named] [--n N] [--split S] [--save FILE] ...")
+        print("usage: rlgen levels ENV [--named True] [--n N] [--save FILE] ...")
         print("environments:", ", ".join(registry.names(registry.ENVS)))
         return 0 if args else 2
     env_type = registry.load(registry.ENVS, args[0])

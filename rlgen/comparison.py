@@ -34,7 +34,8 @@ class Run:
     Attributes:
       algorithm: its name in the registry.
       seeds: number of seeds.
-      episodes: the last evaluation, one row per seed, level set, level and episode.
+      episodes: the last evaluation, one row per seed, level set, level and episode;
+        level sets that only `rlgen eval` played come from there.
       measures: `MEASURES` at the end, one row per seed (NaN where it has none).
       history: every evaluation, one row per seed and update: `COSTS` until then, of one
         seed (wall seconds are those of all seeds divided by their number), and the
@@ -83,13 +84,23 @@ def load(folder: str | Path) -> dict[str, Run]:
         runs[name] = Run(
             algorithm=name,
             seeds=n_seeds,
-            episodes=last_evaluation(store),
+            episodes=_episodes(store),
             measures=last.reindex(columns=list(MEASURES)),
             history=history,
         )
     if not runs:
         raise UserError(f"{folder} holds no finished run: train some first.")
     return runs
+
+
+def _episodes(store: RunStore) -> pd.DataFrame:
+    """`Run.episodes` of a run."""
+    parts = [last_evaluation(store)]
+    for path in sorted(store.eval_dir.glob("final_seed*.parquet")):
+        known = set(pd.concat(parts)["level_set"])
+        table: Any = pd.read_parquet(path)
+        parts.append(table[~table["level_set"].isin(known)])
+    return pd.concat(parts, ignore_index=True)
 
 
 def _history(metrics: pd.DataFrame, n_seeds: int) -> pd.DataFrame:

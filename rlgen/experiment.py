@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -17,6 +19,8 @@ from rlgen.networks import ActorCritic
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from rlgen.config import RunConfig
 
 PyTree = Any
 StateT = TypeVar("StateT")
@@ -98,6 +102,36 @@ class Experiment(abc.ABC, Generic[StateT]):
         return jax.lax.scan(
             lambda state, _: self.update(state), self.init(key), length=n_updates
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Algorithm(abc.ABC):
+    """What `rlgen train` knows by a name: settings, and the experiment they make.
+
+    Attributes:
+      summary: one line for lists.
+      source: the paper.
+      settings: flat settings that make the algorithm what it is.
+      presets: further flat settings, by the preset's name.
+    """
+
+    summary: str
+    source: str
+    settings: Mapping[str, Any]
+    presets: Mapping[str, Mapping[str, Any]]
+
+    @property
+    @abc.abstractmethod
+    def config(self) -> Any:
+        """A frozen dataclass of settings, before `settings` and presets change it."""
+
+    @abc.abstractmethod
+    def build(self, run: RunConfig, env_config: Any, config: Any) -> Experiment[Any]:
+        """The experiment of these settings; `config` is of the type of `self.config`.
+
+        Raises:
+          UserError: the settings do not go together.
+        """
 
 
 def all_finite(tree: PyTree) -> jax.Array:

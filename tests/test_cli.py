@@ -113,6 +113,8 @@ def files(tmp_path):
     [
         ("trian", "Unknown command trian: did you mean train?"),
         ("train plrr", "Unknown algorithm plrr: did you mean plr?"),
+        ("train --env cave", "Name what to train: accel, accel-d,"),
+        ("train plr --second-support dataset --second-weight 0.5", "but none is given"),
         ("train plr --env mase", "Unknown environment mase: did you mean maze?"),
         ("train plr --preset quik", "Unknown preset quik of plr: choose quick, paper."),
         ("train plr --n-envs 6 --n-minibatches 4", "choose n_envs as a multiple of"),
@@ -144,6 +146,7 @@ def files(tmp_path):
             "0 goals",
         ),
         ("levels maze --named True --height 12", "No named maze is 12x13"),
+        ("levels cave --named True", "no named"),
         ("levels maze --split best", "choose train, validation, test"),
         ("levels mase", "Unknown environment mase"),
     ],

@@ -127,6 +127,20 @@ def test_what_cannot_be_compared(folder, tmp_path_factory):
         comparison.load(folder)
 
 
+def test_sets_that_only_rlgen_eval_played_count_too(folder):
+    path = folder / "better-cave-0" / "eval"
+    table = pd.read_parquet(path / "update_00000010.parquet")
+    of_other_size = table.assign(level_set="large", **{"return": 0.25})
+    again = table.assign(**{"return": 0.0})  # known from training: does not count
+    both = pd.concat([again, of_other_size])
+    both.to_parquet(path / "final_seed0.parquet")
+    run = comparison.load(folder)["better"]
+    assert (run.scores("large", "return") == 0.25).all()
+    assert run.scores("heldout", "return").mean() == pytest.approx(
+        table["return"].mean()
+    )
+
+
 def test_curves_hold_every_evaluation_and_what_it_cost(folder):
     runs = comparison.load(folder)
     table = comparison.curve_table(runs, "heldout").set_index("algorithm")

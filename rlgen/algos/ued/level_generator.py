@@ -55,6 +55,13 @@ def slerp(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
     return jnp.where(aligned, (1 - t) * a + t * b, arc)
 
 
+def levels_to_learn_from(dataset: LevelSet | None) -> LevelSet:
+    """The dataset; raises `UserError` if there is none."""
+    if dataset is None:
+        raise UserError("A model of levels needs levels to learn from: give a dataset.")
+    return dataset
+
+
 class LearnedLevels(struct.PyTreeNode):
     """What generation needs of a trained model: no encoder."""
 
@@ -92,6 +99,11 @@ class InterpolatedLevels(LevelGenerator):
     def propose(self, model: LearnedLevels, key, n):
         points = self.config.interpolation_points
         n_pairs = -(-n // points)
+        if 2 * n_pairs > len(self.dataset):
+            raise UserError(
+                f"{n} levels lie between {n_pairs} pairs of given ones, which number "
+                f"{len(self.dataset)}: give at least {2 * n_pairs}."
+            )
         key_pairs, key_noise = jax.random.split(key)
         pairs = jax.random.choice(
             key_pairs, len(self.dataset), (2, n_pairs), replace=False

@@ -171,6 +171,7 @@ class ReplayConfig:
     def needs_dataset(self) -> bool:
         """Whether some term draws from given levels alone."""
         supports = [self.support, self.staleness_support]
+        supports += [self.second_support] * self.uses_second
         return "dataset" in supports
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from rlgen.algos.ued.level_generator import InterpolatedLevels
+from rlgen.algos.ued.level_generator import InterpolatedLevels, levels_to_learn_from
 from rlgen.algos.ued.level_vae import (
     Fit,
     LevelVAE,
@@ -22,8 +21,7 @@ from rlgen.algos.ued.level_vae import (
 )
 from rlgen.config import RunConfig
 from rlgen.env import Env, take
-from rlgen.errors import UserError
-from rlgen.experiment import Experiment, Metrics, all_finite
+from rlgen.experiment import Algorithm, Experiment, Metrics, all_finite
 from rlgen.levels import LevelSet
 
 PyTree = Any
@@ -164,41 +162,25 @@ class LevelVAEExperiment(Experiment[FitState]):
 
 
 @dataclasses.dataclass(frozen=True)
-class LevelVAEAlgorithm:
-    """The registered entry: what it is, its settings, how to build it."""
-
-    summary: str = "a generative model of given levels, for vae-dred (updates: epochs)"
-    source: str = "Garcin et al. 2024"
-    settings: Mapping[str, Any] = dataclasses.field(
-        default_factory=lambda: {
-            "dataset": "train",
-            "n_updates": 200,
-            "log_every": 10,
-            "eval_every": 0,
-        }
-    )
-    presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(
-        default_factory=lambda: {"quick": {"n_updates": 50}, "paper": {}}
-    )
+class LevelVAEAlgorithm(Algorithm):
+    """Trains a model of levels; nothing is played."""
 
     @property
     def config(self) -> VAEConfig:
-        """Settings before presets."""
         return VAEConfig()
 
     def build(self, run: RunConfig, env_config: Any, config: VAEConfig):
-        """The experiment of these settings."""
         del run
-        dataset = env_config.training_set()
-        if dataset is None:
-            raise UserError(
-                "A model of levels needs levels to learn from: give a dataset."
-            )
         return LevelVAEExperiment(
             env=env_config.make_env(),
             vae=LevelVAE(env_config.make_space(), config),
-            dataset=dataset,
+            dataset=levels_to_learn_from(env_config.training_set()),
         )
 
 
-LEVEL_VAE = LevelVAEAlgorithm()
+LEVEL_VAE = LevelVAEAlgorithm(
+    summary="a generative model of given levels, for vae-dred (updates: epochs)",
+    source="Garcin et al. 2024",
+    settings={"dataset": "train", "n_updates": 200, "log_every": 10, "eval_every": 0},
+    presets={"quick": {"n_updates": 50}, "paper": {}},
+)

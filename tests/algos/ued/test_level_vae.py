@@ -265,3 +265,11 @@ def test_a_model_needs_levels():
         config = training.make_config(algorithm, "cave", settings={"dataset": ""})
         with pytest.raises(UserError, match=r"give a dataset|choose one with dataset"):
             config.build()
+
+
+def test_more_pairs_than_levels_are_refused():
+    config = training.make_config("level-vae", "cave")
+    experiment = config.build()
+    few = InterpolatedLevels(experiment.vae, experiment.dataset.thin(11))
+    with pytest.raises(UserError, match=r"6 pairs .* number 11: give at least 12"):
+        few.propose(None, jax.random.key(0), 36)

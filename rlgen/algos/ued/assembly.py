@@ -1,0 +1,288 @@
+"""How the settings of environment design become an experiment, one class a family."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rlgen.algos.ppo import PPOConfig
+from rlgen.algos.ued.curriculum import LevelDistribution, LevelGenerator
+from rlgen.algos.ued.diagnostics import DiagnosticsConfig
+from rlgen.algos.ued.experiment import UED, check_auto_reset
+from rlgen.algos.ued.level_generator import (
+    GeneratorConfig,
+    InterpolatedLevels,
+    levels_to_learn_from,
+)
+from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig, check_batch_size
+from rlgen.algos.ued.level_vae import LevelVAE, VAEConfig, load_variables
+from rlgen.algos.ued.paired import Paired, TeacherConfig
+from rlgen.algos.ued.sfl import SFL, SFLConfig, check_horizon
+from rlgen.algos.ued.student import Student
+from rlgen.config import RunConfig
+from rlgen.errors import UserError
+from rlgen.experiment import Algorithm
+from rlgen.levels import LevelSet
+from rlgen.networks import ActorCritic, NetworkConfig
+from rlgen.runner import SEED_AXIS_NAME, resolve_seed_axis
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig:
+    """Settings of a student and of how it plays the levels of a curriculum.
+
+    Attributes:
+      ppo, network, measured: see their classes.
+      auto_reset: after an episode, "replay" its level or "resample" one of the batch.
+      continue_episodes: episodes go on across updates (needs "resample").
+      eval_episodes: episodes per held-out level in evaluations during training.
+    """
+
+    ppo: PPOConfig = PPOConfig()
+    network: NetworkConfig = NetworkConfig()
+    measured: DiagnosticsConfig = DiagnosticsConfig()
+    auto_reset: str = "replay"
+    continue_episodes: bool = False
+    eval_episodes: int = 4
+
+    def __post_init__(self):
+        check_auto_reset(self.auto_reset, self.continue_episodes)
+        if self.eval_episodes < 1:
+            raise UserError(f"eval_episodes is {self.eval_episodes}: choose 1 or more.")
+
+
+@dataclasses.dataclass(frozen=True)
+class UEDConfig(StudentConfig):
+    """Settings of an experiment with level replay.
+
+    Attributes:
+      replay: see its class.
+    """
+
+    replay: ReplayConfig = ReplayConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_batch_size(self.replay, self.ppo.n_envs)
+
+
+@dataclasses.dataclass(frozen=True)
+class UEDAlgorithm(Algorithm):
+    """A student whose levels come from level replay."""
+
+    @property
+    def config(self) -> UEDConfig:
+        return UEDConfig()
+
+    def generator(
+        self, space: Any, dataset: LevelSet | None, config: Any
+    ) -> LevelGenerator | None:
+        """The model that invents levels, if the algorithm has one."""
+        del space, dataset, config
+
+    def build(self, run: RunConfig, env_config: Any, config: Any) -> UED:
+        space, dataset = env_config.make_space(), env_config.training_set()
+        curriculum = LevelReplay(
+            space=space,
+            config=config.replay,
+            n_levels=config.ppo.n_envs,
+            total_updates=run.n_updates,
+            dataset=dataset,
+            generator=self.generator(space, dataset, config),
+            seed_axis=_seed_axis(run),
+        )
+        return student_on(
+            curriculum, run, env_config, config, config.replay.needs_oracle
+        )
+
+
+def _seed_axis(run: RunConfig) -> str | None:
+    vmapped = resolve_seed_axis(run.seed_axis) == "vmap"
+    return SEED_AXIS_NAME if vmapped else None
+
+
+def student_on(
+    curriculum: LevelDistribution,
+    run: RunConfig,
+    env_config: Any,
+    config: StudentConfig,
+    needs_oracle: bool = False,
+) -> UED:
+    """A student that learns from the levels of a curriculum."""
+    env = env_config.make_env()
+    return UED(
+        env=env,
+        space=env_config.make_space(),
+        curriculum=curriculum,
+        network=ActorCritic(env.observation_space, env.action_space, config.network),
+        config=config.ppo,
+        total_updates=run.n_updates,
+        auto_reset=config.auto_reset,
+        continue_episodes=config.continue_episodes,
+        eval_sets=env_config.eval_sets(),
+        eval_episodes=config.eval_episodes,
+        needs_oracle=needs_oracle,
+        reference=env_config.reference_set(),
+        diagnostics=config.measured,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SFLExperimentConfig(StudentConfig):
+    """Settings of an experiment with SFL.
+
+    Attributes:
+      sfl: see its class.
+    """
+
+    sfl: SFLConfig = SFLConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class SFLAlgorithm(Algorithm):
+    """A student whose levels SFL chooses."""
+
+    @property
+    def config(self) -> SFLExperimentConfig:
+        return SFLExperimentConfig()
+
+    def build(self, run: RunConfig, env_config: Any, config: Any) -> UED:
+        check_horizon(env_config.make_env(), config.ppo.n_steps)
+        curriculum = SFL(
+            space=env_config.make_space(),
+            config=config.sfl,
+            n_levels=config.ppo.n_envs,
+            seed_axis=_seed_axis(run),
+        )
+        return student_on(curriculum, run, env_config, config)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedConfig(StudentConfig):
+    """Settings of an experiment with a teacher.
+
+    Attributes:
+      teacher: see its class.
+    """
+
+    teacher: TeacherConfig = TeacherConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.auto_reset != "replay":
+            raise UserError("A teacher's levels are replayed: leave auto_reset out.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RepairedConfig(PairedConfig):
+    """Settings of an experiment with a teacher and level replay.
+
+    Attributes:
+      replay: see its class.
+    """
+
+    replay: ReplayConfig = ReplayConfig(train_on_new=False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_batch_size(self.replay, self.ppo.n_envs)
+        if self.replay.edit_prob + self.replay.generate_prob > 0 or (
+            self.replay.train_on_new or self.replay.uses_second
+        ):
+            raise UserError(
+                "repaired scores the teacher's levels and trains on replayed ones: "
+                "leave edit_prob, generate_prob, train_on_new and second_weight out."
+            )
+        if self.teacher.regret == "minimax":
+            raise UserError(
+                "repaired needs an antagonist, which regret=minimax has not: choose "
+                "another regret."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedAlgorithm(Algorithm):
+    """A student whose levels a teacher builds.
+
+    Attributes:
+      replays: whether both students replay levels from buffers (REPAIRED).
+    """
+
+    replays: bool = False
+
+    @property
+    def config(self) -> PairedConfig:
+        return RepairedConfig() if self.replays else PairedConfig()
+
+    def build(self, run: RunConfig, env_config: Any, config: Any) -> UED:
+        if env_config.dataset:
+            raise UserError("A teacher builds its levels: leave dataset out.")
+        env, space = env_config.make_env(), env_config.make_space()
+        editor = env_config.make_editor(
+            config.teacher.n_blocks, config.teacher.noise_size
+        )
+        replay = None
+        if self.replays:
+            replay = LevelReplay(
+                space=space,
+                config=config.replay,
+                n_levels=config.ppo.n_envs,
+                total_updates=run.n_updates,
+                seed_axis=_seed_axis(run),
+            )
+        curriculum = Paired(
+            space=space,
+            config=config.teacher,
+            teacher=Student(
+                env=editor,
+                network=ActorCritic(
+                    editor.observation_space,
+                    editor.action_space,
+                    config.teacher.network,
+                ),
+                config=config.teacher.ppo(config.ppo),
+                auto_reset="none",
+            ),
+            antagonist=Student(
+                env=env,
+                network=ActorCritic(
+                    env.observation_space, env.action_space, config.network
+                ),
+                config=config.ppo,
+            ),
+            total_updates=run.n_updates,
+            replay=replay,
+        )
+        needs_oracle = replay is not None and config.replay.needs_oracle
+        return student_on(curriculum, run, env_config, config, needs_oracle)
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerativeConfig(UEDConfig):
+    """Settings of an algorithm with a model of levels.
+
+    Attributes:
+      vae, generator: see their classes.
+    """
+
+    vae: VAEConfig = VAEConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerativeAlgorithm(UEDAlgorithm):
+    """An algorithm whose levels come from a model of the given ones."""
+
+    @property
+    def config(self) -> GenerativeConfig:
+        return GenerativeConfig()
+
+    def generator(self, space, dataset, config):
+        vae = LevelVAE(space, config.vae)
+        path = config.generator.vae_file
+        return InterpolatedLevels(
+            vae,
+            levels_to_learn_from(dataset),
+            config.generator,
+            load_variables(path, vae) if path else None,
+        )
