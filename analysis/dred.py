@@ -16,15 +16,25 @@ from rlgen.comparison import Claim
 from rlgen.errors import UserError
 from rlgen.evaluation import pictures
 
+TITLES = {
+    "heldout": "held-out levels (IID)",
+    "structures": "held-out structures",
+    "lava": "much lava",
+    "hints": "few hints",
+    "large": "45x45",
+    "train": "the given levels",
+}
+HELD_OUT = tuple(name for name in TITLES if name != "train")
 CLAIMS = (
     *(
         Claim(
-            f"DRED's held-out return exceeds that of {other}",
+            f"DRED's return exceeds that of {other}: {TITLES[level_set]}",
             "vae-dred",
             other,
-            "heldout",
+            level_set,
         )
         for other in ("uniform", "plr-d", "robust-plr", "accel")
+        for level_set in HELD_OUT
     ),
     Claim(
         "value-loss prioritisation lowers mutual information against uniform",
@@ -39,14 +49,6 @@ CLAIMS = (
         "tile_divergence",
     ),
 )
-TITLES = {
-    "heldout": "held-out levels (IID)",
-    "structures": "held-out structures",
-    "lava": "much lava",
-    "hints": "few hints",
-    "large": "45x45",
-    "train": "the given levels",
-}
 
 COSTS = {
     "student_updates": "student updates",
@@ -92,8 +94,7 @@ def main(folder: str) -> None:
             ("IQM of returns", returns, "iqm"),
             ("solve rate", solved, "mean"),
         )
-        for name in TITLES
-        if name != "train"
+        for name in HELD_OUT
     }
     panels |= {
         name.replace("_", " "): intervals(measures, name)
@@ -108,8 +109,8 @@ def main(folder: str) -> None:
     curves = pictures.cost_curves(
         {
             f"mean return: {TITLES[name]}": comparison.curve_table(runs, name)
-            for name in TITLES
-            if name not in ("train", "large")
+            for name in HELD_OUT
+            if name != "large"
         },
         COSTS,
         out / "curves.png",
