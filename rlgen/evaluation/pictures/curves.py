@@ -35,8 +35,10 @@ DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
     "Mutual information (nats)": ("level and representation=mutual_information",),
     "Divergence of tiles (bits)": ("given and trained on=tile_divergence",),
     "Train solve rate by role": ("all=train_solve_rate", "solve_rate_*"),
+    "Train return": ("student=train_return", "antagonist=antagonist_return"),
+    "Regret, the teacher's pay": ("regret",),
     "Loss": ("total=loss", "policy=policy_loss", "value=value_loss"),
-    "Entropy of the policy": ("entropy",),
+    "Entropy of the policy": ("student=entropy", "teacher=teacher_entropy"),
     "Size of an update": ("KL divergence=approx_kl", "share clipped=clip_fraction"),
     "Shares of levels": (
         "filled=buffer_fill",
