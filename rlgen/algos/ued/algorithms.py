@@ -276,7 +276,7 @@ SFL_ALGORITHM = SFLAlgorithm(
 )
 
 # The quick preset without level replay, for levels that a teacher builds. In so few
-# updates the published rate and entropy bonus leave the teacher where it starts, uniform
+# updates the published rate and entropy bonus leave the teacher as it starts, uniform
 # over cells: its entropy on mazes stays within 1 % of log 169 for 320 updates.
 _QUICK_TEACHER: dict[str, Any] = _QUICK_ON_DATASET | {
     "teacher_lr": 1e-3,
