@@ -14,6 +14,7 @@ from flax import struct
 
 from rlgen.algos.ued.curriculum import LevelGenerator
 from rlgen.algos.ued.level_vae import LevelVAE
+from rlgen.env import take
 from rlgen.errors import UserError
 from rlgen.levels import LevelSet
 
@@ -32,17 +33,23 @@ class GeneratorConfig:
         empty trains one at the start, each seed its own.
       vae_epochs: passes over the dataset in that case.
       interpolation_points: levels drawn between the two of a pair, ends included.
+      candidates: latents drawn for every level, of which the first with a solvable
+        level counts; 1 takes it as it comes, as Garcin et al. do (an unsolvable level
+        scores 0 and stays out of the buffer).
     """
 
     vae_file: str = ""
     vae_epochs: int = 200
     interpolation_points: int = 6
+    candidates: int = 1
 
     def __post_init__(self):
         if self.vae_epochs < 1:
             raise UserError(f"vae_epochs is {self.vae_epochs}: choose at least 1.")
         if self.interpolation_points < 2:
             raise UserError("interpolation_points must be at least 2: both ends.")
+        if self.candidates < 1:
+            raise UserError(f"candidates is {self.candidates}: choose at least 1.")
 
 
 def slerp(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
@@ -112,8 +119,18 @@ class InterpolatedLevels(LevelGenerator):
         one, other = jnp.repeat(pairs, points, axis=1)[:, :n]
         mean = jax.vmap(slerp)(model.mean[one], model.mean[other], t)
         std = (1 - t)[:, None] * model.std[one] + t[:, None] * model.std[other]
-        z = mean + std * jax.random.normal(key_noise, mean.shape)
-        return self.vae.decode(model.decoder, z)
+        k = self.config.candidates
+        z = mean[:, None] + std[:, None] * jax.random.normal(
+            key_noise, (n, k, mean.shape[1])
+        )
+        decoded = self.vae.decode(model.decoder, z.reshape(n * k, -1))
+        return jax.tree.map(lambda x: x.reshape(n, k, *x.shape[1:]), decoded)
 
     def draw(self, key, proposal):
-        return self.vae.draw(key, proposal)
+        """One level of the decoded candidates [K, ...]."""
+        if self.config.candidates == 1:
+            return self.vae.draw(key, take(proposal, 0))
+        keys = jax.random.split(key, self.config.candidates)
+        levels = jax.vmap(self.vae.draw)(keys, proposal)
+        # Of none that is solvable, the first.
+        return take(levels, jnp.argmax(jax.vmap(self.vae.space.valid)(levels)))

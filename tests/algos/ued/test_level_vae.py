@@ -231,6 +231,35 @@ def test_generated_levels_are_played_and_are_never_held_out(trained):
         assert bool(jnp.all(split_of(draw.batch.hash) == 0))
 
 
+def test_of_several_candidates_a_solvable_one_counts():
+    """An untrained model draws noise, most of which has no way to the goal."""
+    variables = VAE.init(jax.random.key(3)).variables
+
+    def draw(candidates):
+        config = GeneratorConfig(candidates=candidates)
+        generator = InterpolatedLevels(VAE, GIVEN, config, variables)
+        model = generator.init(jax.random.key(0))
+        made = generator.propose(model, jax.random.key(1), 24)
+        keys = jax.random.split(jax.random.key(2), 24)
+        return jax.jit(jax.vmap(generator.draw))(keys, made), made
+
+    levels, made = draw(3)
+    solvable = np.asarray(jax.vmap(SPACE.valid)(levels))
+    for i in range(24):
+        keys = jax.random.split(jax.random.split(jax.random.key(2), 24)[i], 3)
+        own = jax.vmap(VAE.draw)(keys, jax.tree.map(lambda x, i=i: x[i], made))
+        fits = np.asarray(jax.vmap(SPACE.valid)(own))
+        assert solvable[i] == fits.any()
+        expected = jax.tree.map(lambda x: x[int(fits.argmax())], own)
+        got = jax.tree.map(lambda x, i=i: x[i], levels)
+        jax.tree.map(np.testing.assert_array_equal, got, expected)
+    assert 0 < solvable.mean() < 1
+    once = np.asarray(jax.vmap(SPACE.valid)(draw(1)[0]))
+    assert once.mean() < solvable.mean()
+    with pytest.raises(UserError, match="candidates is 0"):
+        GeneratorConfig(candidates=0)
+
+
 def test_pairs_start_and_end_at_given_levels(trained):
     """With no noise the ends of a pair decode as the given levels do."""
     generator = InterpolatedLevels(VAE, GIVEN, GeneratorConfig(), trained)
@@ -239,10 +268,10 @@ def test_pairs_start_and_end_at_given_levels(trained):
     made = generator.propose(model, jax.random.key(1), 18)
     given = VAE.decode(model.decoder, model.mean)
     for i in (0, 5, 6, 11, 12, 17):
-        gap = jnp.max(jnp.abs(given.goal - made.goal[i]), axis=1)
+        gap = jnp.max(jnp.abs(given.goal - made.goal[i, 0]), axis=1)
         assert float(jnp.min(gap)) < 1e-3
     for i in (2, 9):
-        gap = jnp.max(jnp.abs(given.goal - made.goal[i]), axis=1)
+        gap = jnp.max(jnp.abs(given.goal - made.goal[i, 0]), axis=1)
         assert float(jnp.min(gap)) > 1e-2
 
 
