@@ -1,0 +1,1 @@
+"""Grid-world tasks whose objects are the reward: what update rules are learned on."""
