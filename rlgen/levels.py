@@ -27,6 +27,7 @@ from rlgen.errors import UserError
 from rlgen.files import write_atomically
 
 LevelT = TypeVar("LevelT")
+PyTree = Any
 
 # Twentieths of the hash space: 1/20 validation, 1/20 test, the rest train.
 SPLITS = ("train", "validation", "test")
@@ -67,6 +68,31 @@ def mark(shape: tuple[int, ...], position: jax.Array) -> jax.Array:
     rows = jnp.arange(shape[0])[:, None] == position[0]
     cols = jnp.arange(shape[1])[None, :] == position[1]
     return rows & cols
+
+
+def hash_leaves(level: PyTree) -> jax.Array:
+    """64 bits of all leaves of a level, for families without a hash of their own.
+
+    Every 32-bit word is mixed with a constant of its place and summed (the finaliser of
+    MurmurHash3), so that what differs anywhere hashes differently. uint32[2].
+    """
+    words = []
+    for leaf in jax.tree.leaves(level):
+        leaf = jnp.asarray(leaf)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            # 0.0 and -0.0 are one level.
+            leaf = jax.lax.bitcast_convert_type(
+                leaf.astype(jnp.float32) + 0.0, jnp.uint32
+            )
+        words.append(leaf.astype(jnp.uint32).reshape(-1))
+    word = jnp.concatenate(words)
+    salts = np.random.default_rng(0x5EED).integers(
+        2**32, size=(2, len(word)), dtype=np.uint32
+    )
+    x = word ^ jnp.asarray(salts)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    return jnp.sum(x, axis=1, dtype=jnp.uint32)
 
 
 class LevelFileError(UserError):

@@ -110,10 +110,10 @@ class GridTasks(Env[GridTask, GridTaskState]):
         return self.step_limit
 
     def reset(self, key: jax.Array, level: GridTask):
-        start, places = scatter(key, level)
+        cells = scatter(key, jnp.asarray(level.blocked), self.n_objects + 1)
         state = GridTaskState(
-            position=jnp.where(level.moves_objects, start, level.start),
-            places=jnp.where(level.moves_objects, places, level.places),
+            position=jnp.where(level.moves_objects, cells[0], level.start),
+            places=jnp.where(level.moves_objects, cells[1:], level.places),
             present=level.exists,
             time=jnp.int32(0),
             total=jnp.float32(0.0),
@@ -173,16 +173,16 @@ class GridTasks(Env[GridTask, GridTaskState]):
         draws of where they stand.
         """
         keys = jax.random.split(jax.random.key(0), _N_SCATTERED)
-        starts, places = jax.vmap(scatter, in_axes=(0, None))(keys, level)
 
         def fixed(level):
             return oracle.optimal_return(level, MOVES)
 
         def mean_over_places(level):
-            def of(start, places):
-                return fixed(level.replace(start=start, places=places))
+            def one(key):
+                cells = scatter(key, jnp.asarray(level.blocked), self.n_objects + 1)
+                return fixed(level.replace(start=cells[0], places=cells[1:]))
 
-            return jnp.mean(jax.lax.map(lambda x: of(*x), (starts, places)))
+            return jnp.mean(jax.lax.map(one, keys))
 
         return jax.lax.cond(level.moves_objects, mean_over_places, fixed, level)
 
@@ -193,11 +193,15 @@ class GridTasks(Env[GridTask, GridTaskState]):
 _N_SCATTERED = 32
 
 
-def scatter(key: jax.Array, level: GridTask) -> tuple[jax.Array, jax.Array]:
-    """A start int32[2] and places int32[O, 2] on distinct free cells, uniformly."""
-    n_places = level.places.shape[0] + 1
-    noise = jax.random.uniform(key, level.blocked.shape)
-    order = jnp.argsort(jnp.where(level.blocked, 2.0, noise).reshape(-1))[:n_places]
-    cells = jnp.stack(jnp.divmod(order, level.blocked.shape[1]), axis=-1)
-    cells = cells.astype(jnp.int32)
-    return cells[0], cells[1:]
+def scatter(key: jax.Array, avoid: jax.Array, n: int) -> jax.Array:
+    """`n` distinct cells in uniform order, those with less to avoid first.
+
+    Args:
+      avoid: [H, W], small whole numbers; 0 (or False) where a cell is welcome.
+
+    Returns:
+      int32[n, 2].
+    """
+    order = jnp.argsort((avoid + jax.random.uniform(key, avoid.shape)).reshape(-1))[:n]
+    cells = jnp.stack(jnp.divmod(order, avoid.shape[1]), axis=-1)
+    return cells.astype(jnp.int32)
