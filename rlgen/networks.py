@@ -56,8 +56,9 @@ class Torso(nn.Module):
     """Turns an observation into features [N, F], by what its space declares.
 
     A uint8 box [H, W] is a grid of tile indices and becomes one-hot planes; a uint8
-    box [H, W, C] is a picture; Discrete becomes a one-hot vector; other boxes are
-    flattened. Dict spaces are concatenated in the order of their keys.
+    box [H, W, C] is a picture; Discrete becomes a one-hot vector, from 64 values on a
+    row of a table; other boxes are flattened. Dict spaces are concatenated in the order
+    of their keys.
     """
 
     space: gymnasium.Space
@@ -72,7 +73,10 @@ class Torso(nn.Module):
             ]
             return jnp.concatenate(features, axis=-1)
         if isinstance(self.space, gymnasium.spaces.Discrete):
-            return nn.Dense(5)(jax.nn.one_hot(obs, int(self.space.n)))
+            n = int(self.space.n)
+            if n < _TABLE_SIZE:
+                return nn.Dense(5)(jax.nn.one_hot(obs, n))
+            return nn.Embed(n, self.config.channels)(obs)
         space = self.space
         if isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8:
             if len(space.shape) == 2:
@@ -93,6 +97,9 @@ class Torso(nn.Module):
             )(flat)
         )
 
+
+# From so many values on, a look-up is cheaper than a product with a one-hot vector.
+_TABLE_SIZE = 64
 
 # Up to this many cells a convolution is one dense product (measured on a CPU: the
 # patches of a 7x7 view cost four times as much as the product does).

@@ -9,7 +9,8 @@ from typing import ClassVar
 from rlgen.envs.cave import datasets
 from rlgen.envs.cave.env import Cave
 from rlgen.envs.cave.levels import FAMILIES
-from rlgen.envs.grid.config import HELDOUT_SEED, GridConfig
+from rlgen.envs.config import HELDOUT_SEED
+from rlgen.envs.grid.config import GridConfig
 from rlgen.levels import LevelSet
 
 # Size of the caves that ship.

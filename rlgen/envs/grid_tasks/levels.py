@@ -14,7 +14,7 @@ import numpy as np
 from rlgen.envs.grid import paths
 from rlgen.envs.grid_tasks.env import GridTask, scatter
 from rlgen.errors import UserError
-from rlgen.levels import LevelFileError, LevelSpace, hash_leaves, mark
+from rlgen.levels import LevelFileError, LevelSpace, hash_leaves, mark, resample_until
 
 # Numbers of an object, in the order of its text form.
 _NUMBERS = ("reward", "p_end", "p_return")
@@ -29,14 +29,22 @@ class TaskLevels(LevelSpace[GridTask]):
 
     Attributes:
       height, width, n_objects: largest grid and fullest task; see `GridTasks`.
+      solvable: sample tasks in which something that pays can be reached.
     """
 
     height: int = 10
     width: int = 10
     n_objects: int = 5
+    solvable: bool = False
 
     @abc.abstractmethod
-    def sample(self, key: jax.Array) -> GridTask: ...
+    def draw(self, key: jax.Array) -> GridTask:
+        """Draws one task, solvable or not."""
+
+    def sample(self, key: jax.Array) -> GridTask:
+        if not self.solvable:
+            return self.draw(key)
+        return resample_until(self.draw, self.valid, key)
 
     def valid(self, level: GridTask) -> jax.Array:
         """Whether something that pays can be reached. () bool."""
@@ -175,8 +183,8 @@ class Generated(TaskLevels):
     """Random tasks (Jackson et al. 2023, GROOVE, appendix C, as released).
 
     A square grid, its side uniform; walls on distinct cells of the largest grid, so
-    that a small grid has fewer; a uniform number of objects; the first reward uniform in
-    0 to 1, the others in -1 to 1; probabilities and the time limit uniform in their
+    that a small grid has fewer; a uniform number of objects; the first reward uniform
+    in 0 to 1, the others in -1 to 1; probabilities and the time limit uniform in their
     logarithm.
     A wall that would leave no room for start and objects gives way to them.
 
@@ -222,7 +230,7 @@ class Generated(TaskLevels):
             if not 0 < getattr(self, low) <= getattr(self, high) <= 1:
                 raise UserError(f"Choose 0 < {low} <= {high} <= 1.")
 
-    def sample(self, key: jax.Array) -> GridTask:
+    def draw(self, key: jax.Array) -> GridTask:
         keys = jax.random.split(key, 9)
         shape, n = (self.height, self.width), self.n_objects
         size = jax.random.randint(keys[0], (), self.min_size, self.max_size + 1)
@@ -278,7 +286,7 @@ class Classic(TaskLevels):
         """Names of the tasks that are drawn."""
         return self.kinds or tuple(TASKS)
 
-    def sample(self, key: jax.Array) -> GridTask:
+    def draw(self, key: jax.Array) -> GridTask:
         key_kind, key_places = jax.random.split(key)
         table = jax.tree.map(
             lambda *x: jnp.stack(x), *[self._template(name) for name in self.names]

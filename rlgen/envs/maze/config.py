@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
-from rlgen.envs.grid.config import HELDOUT_SEED, GridConfig
+from rlgen.envs.config import HELDOUT_SEED
+from rlgen.envs.grid.config import GridConfig
 from rlgen.envs.maze.env import Maze
 from rlgen.envs.maze.levels import FAMILIES
 from rlgen.envs.maze.named import named_levels, sizes
