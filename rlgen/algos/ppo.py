@@ -11,6 +11,7 @@ import optax
 from flax import struct
 
 from rlgen import distributions, returns
+from rlgen.algos.drift import DRIFTS
 from rlgen.errors import UserError
 from rlgen.networks import ActorCritic
 from rlgen.rollout import RolloutState, Trajectory, final_values
@@ -32,6 +33,8 @@ class PPOConfig:
       anneal_lr: lower the learning rate linearly to zero over all student updates.
       discount: gamma.
       gae_lambda: lambda of the advantage estimate.
+      drift: what holds the policy back: "clip" (PPO), "dpo", or "none"; see
+        `rlgen.algos.drift`.
       clip: how far the policy may move, as a ratio.
       clip_value: clip the value's move by `clip` too.
       entropy_coef, value_coef: weights of the entropy bonus and of the value loss.
@@ -48,6 +51,7 @@ class PPOConfig:
     anneal_lr: bool = False
     discount: float = 0.995
     gae_lambda: float = 0.98
+    drift: str = "clip"
     clip: float = 0.2
     clip_value: bool = True
     entropy_coef: float = 1e-3
@@ -66,6 +70,10 @@ class PPOConfig:
                 f"{self.n_envs} environments cannot be split into "
                 f"{self.n_minibatches} minibatches: choose n_envs as a multiple of "
                 "n_minibatches."
+            )
+        if self.drift not in DRIFTS:
+            raise UserError(
+                f"Unknown drift {self.drift!r}: choose {', '.join(DRIFTS)}."
             )
         if self.time_limit not in returns.TIME_LIMITS:
             raise UserError(
@@ -162,15 +170,15 @@ def loss(
     memory: PyTree,
     batch: Minibatch,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The clipped surrogate objective (Equation 7), with value loss and entropy."""
+    """The policy's objective less its drift, with value loss and entropy."""
     raw, value = network.unroll(params, memory, batch.obs, batch.reset)
     policy = distributions.distribution(network.action_space, raw)
     log_ratio = policy.log_prob(batch.action) - batch.log_prob
     ratio = jnp.exp(log_ratio)
     advantage = batch.advantage
     advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    clipped_ratio = jnp.clip(ratio, 1.0 - hyper.clip, 1.0 + hyper.clip)
-    policy_loss = -jnp.minimum(ratio * advantage, clipped_ratio * advantage).mean()
+    drift = DRIFTS[config.drift](log_ratio, advantage, hyper.clip)
+    policy_loss = -(ratio * advantage - drift).mean()
 
     value_error = jnp.square(value - batch.target)
     if config.clip_value:
