@@ -1,0 +1,1 @@
+"""Chains whose first action decides a reward that comes at the end."""
