@@ -1,0 +1,1 @@
+"""Update rules that are learned, and how they are learned."""
