@@ -22,7 +22,7 @@ from rlgen.errors import UserError
 
 PyTree = Any
 CORES = ("none", "lstm", "gru")
-TORSOS = ("conv", "mlp")
+TORSOS = ("conv", "mlp", "table")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,8 @@ class NetworkConfig:
     """The shape of an actor-critic.
 
     Attributes:
-      torso: how grids are read: "conv" or "mlp".
+      torso: how observations are read: grids by "conv" or "mlp"; or the whole network
+        is a "table" with one row of outputs for each integer observation.
       channels: channels of the convolution (3x3, no padding), or units of the mlp.
       core: memory: "none", "lstm" or "gru".
       core_size: units of the memory.
@@ -45,11 +46,15 @@ class NetworkConfig:
 
     def __post_init__(self):
         if self.torso not in TORSOS:
-            raise UserError(f"Unknown torso {self.torso!r}: choose conv or mlp.")
+            raise UserError(
+                f"Unknown torso {self.torso!r}: choose {', '.join(TORSOS)}."
+            )
         if self.core not in CORES:
             raise UserError(f"Unknown core {self.core!r}: choose none, lstm or gru.")
         if min(self.channels, self.core_size, self.head_size) < 1:
             raise UserError("channels, core_size and head_size must be at least 1.")
+        if self.torso == "table" and self.core != "none":
+            raise UserError("A table has no memory: choose core=none.")
 
 
 class Torso(nn.Module):
@@ -151,10 +156,14 @@ class SmallConv(nn.Module):
 
 
 class Heads(nn.Module):
-    """Policy and value from features [N, F]: raw action parameters and value [N]."""
+    """Policy and value from features [N, F]: raw action parameters and value [N].
+
+    Of more than one value, [N, n_values].
+    """
 
     n_outputs: int
     head_size: int
+    n_values: int = 1
 
     @nn.compact
     def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -166,13 +175,19 @@ class Heads(nn.Module):
                 nn.relu(hidden)
             )
 
-        return head(self.n_outputs, 0.01), head(1, 1.0)[..., 0]
+        return head(self.n_outputs, 0.01), _value(head(self.n_values, 1.0))
+
+
+def _value(x: jax.Array) -> jax.Array:
+    """Without the last axis if there is one value only."""
+    return x[..., 0] if x.shape[-1] == 1 else x
 
 
 class ActorCritic:
     """An actor-critic for one observation and action space.
 
-    Holds no parameters: `init` makes them and every other method takes them.
+    Holds no parameters: `init` makes them and every other method takes them. "Value"
+    is one number, or `n_values` of them where an update rule wants more.
     """
 
     def __init__(
@@ -180,13 +195,15 @@ class ActorCritic:
         observation_space: gymnasium.Space,
         action_space: gymnasium.Space,
         config: NetworkConfig,
+        n_values: int = 1,
     ):
         self.observation_space = observation_space
         self.action_space = action_space
         self.config = config
+        self.n_values = n_values
         self._torso = Torso(observation_space, config)
         self._heads = Heads(
-            distributions.parameter_size(action_space), config.head_size
+            distributions.parameter_size(action_space), config.head_size, n_values
         )
 
     @property
@@ -257,8 +274,63 @@ class ActorCritic:
                 params["core"], carry, features.reshape(n_steps, n_envs, -1), reset
             )
             features = features.reshape(n_steps * n_envs, -1)
-        raw, value = _apply(self._heads, params["heads"], features)
-        return raw.reshape(n_steps, n_envs, -1), value.reshape(n_steps, n_envs)
+        raw, value = self.heads(params, features)
+        shape = (n_steps, n_envs)
+        return raw.reshape(*shape, -1), value.reshape(*shape, *value.shape[1:])
+
+
+class Table(ActorCritic):
+    """An actor-critic that is one table: a row of outputs for each observation.
+
+    All zeros at first: the policy is uniform.
+
+    Raises:
+      UserError: observations are not integers.
+    """
+
+    def __init__(
+        self,
+        observation_space: gymnasium.Space,
+        action_space: gymnasium.Space,
+        config: NetworkConfig,
+        n_values: int = 1,
+    ):
+        if not isinstance(observation_space, gymnasium.spaces.Discrete):
+            raise UserError(
+                "A table needs observations that are integers: choose another torso, "
+                "or an environment such as grid_tasks with observation=state."
+            )
+        super().__init__(observation_space, action_space, config, n_values)
+        self._n_policy = distributions.parameter_size(action_space)
+        self._shape = (int(observation_space.n), self._n_policy + n_values)
+
+    def init(self, key: jax.Array) -> PyTree:
+        del key
+        return {"table": jnp.zeros(self._shape)}
+
+    def represent(self, params, carry, obs, reset):
+        """A row is all that is known of an observation."""
+        del reset
+        return carry, params["table"][obs]
+
+    def heads(self, params, features):
+        del params
+        raw, value = jnp.split(features, [self._n_policy], axis=-1)
+        return raw, _value(value)
+
+    def unroll(self, params, carry, obs, reset):
+        return self.heads(params, self.represent(params, carry, obs, reset)[1])
+
+
+def make_network(
+    observation_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    config: NetworkConfig,
+    n_values: int = 1,
+) -> ActorCritic:
+    """The network of these settings: a table, or layers."""
+    kind = Table if config.torso == "table" else ActorCritic
+    return kind(observation_space, action_space, config, n_values)
 
 
 def _apply(module: nn.Module, params: PyTree, x: PyTree) -> Any:

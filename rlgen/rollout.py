@@ -50,16 +50,26 @@ class Trajectory(struct.PyTreeNode):
 
 
 def start(
-    env: Env, network: ActorCritic, key: jax.Array, levels: PyTree, n_envs: int
+    env: Env,
+    network: ActorCritic,
+    key: jax.Array,
+    levels: PyTree,
+    n_envs: int,
+    *,
+    levels_axis: int | None = 0,
 ) -> RolloutState:
-    """Starts environment number i on level number i, with empty memory."""
+    """Starts environment number i on level number i, with empty memory.
+
+    With `levels_axis=None` `levels` is one level that all environments play, except for
+    `Resample`, whose levels are a pool.
+    """
     keys = jax.random.split(key, n_envs)
     if isinstance(env, Resample):
         env_state, obs = jax.vmap(env.reset_to, in_axes=(0, None, 0))(
             keys, levels, jnp.arange(n_envs, dtype=jnp.int32)
         )
     else:
-        env_state, obs = jax.vmap(env.reset)(keys, levels)
+        env_state, obs = jax.vmap(env.reset, in_axes=(0, levels_axis))(keys, levels)
     return RolloutState(
         env_state=env_state,
         obs=obs,
@@ -85,15 +95,15 @@ def rollout(
 
     Args:
       env: wrapped such that it resets itself.
-      levels: one level per environment (`levels_axis=0`, for `Replay`) or one pool
-        that all share (`levels_axis=None`, for `Resample`).
+      levels: one level per environment (`levels_axis=0`, for `Replay`), or what all
+        share (`levels_axis=None`): a pool for `Resample`, one level for `Replay`.
       keep_memory: store the network's carries, for bootstrapping from final
         observations.
       keep_features: store what actor and critic share, float32[T, B, F].
 
     Returns:
       where the rollout stopped, the trajectory, and the value of the observation
-      after its last step, float32[B].
+      after its last step, float32[B] (or [B, n_values]).
     """
     n_envs = state.reset.shape[0]
 

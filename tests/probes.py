@@ -144,7 +144,7 @@ def train(
     @jax.jit
     def run(key):
         key_init, key_start, key_train = jax.random.split(key, 3)
-        learner = ppo.init(key_init, network, hyper)
+        learner = ppo.init(config, key_init, network, hyper)
         start = rollouts.start(wrapped, network, key_start, levels, config.n_envs)
         (learner, _), trajectories = jax.lax.scan(
             update, (learner, start), jax.random.split(key_train, n_updates)

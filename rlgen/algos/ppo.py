@@ -11,7 +11,8 @@ import optax
 from flax import struct
 
 from rlgen import distributions, returns
-from rlgen.algos.drift import DRIFTS
+from rlgen.algos import optimizers
+from rlgen.algos.drift import DRIFTS, Drift
 from rlgen.errors import UserError
 from rlgen.networks import ActorCritic
 from rlgen.rollout import RolloutState, Trajectory, final_values
@@ -29,7 +30,8 @@ class PPOConfig:
       n_epochs: passes over each rollout.
       n_minibatches: parts of each pass; environments are split if the network has a
         memory, single steps if not.
-      lr: learning rate of Adam.
+      optimizer: "adam" or "sgd".
+      lr: its learning rate.
       anneal_lr: lower the learning rate linearly to zero over all student updates.
       discount: gamma.
       gae_lambda: lambda of the advantage estimate.
@@ -47,6 +49,7 @@ class PPOConfig:
     n_steps: int = 256
     n_epochs: int = 5
     n_minibatches: int = 1
+    optimizer: str = "adam"
     lr: float = 1e-4
     anneal_lr: bool = False
     discount: float = 0.995
@@ -71,6 +74,7 @@ class PPOConfig:
                 f"{self.n_minibatches} minibatches: choose n_envs as a multiple of "
                 "n_minibatches."
             )
+        optimizers.check(self.optimizer)
         if self.drift not in DRIFTS:
             raise UserError(
                 f"Unknown drift {self.drift!r}: choose {', '.join(DRIFTS)}."
@@ -83,7 +87,11 @@ class PPOConfig:
 
 
 class Hyperparameters(struct.PyTreeNode):
-    """The numbers among PPO's settings: traced, so a population of them vmaps."""
+    """The numbers among PPO's settings: traced, so a population of them vmaps.
+
+    The parameters of a learned update rule are among them, and the length of the
+    training that time-aware rules read.
+    """
 
     lr: jax.Array
     discount: jax.Array
@@ -93,12 +101,23 @@ class Hyperparameters(struct.PyTreeNode):
     value_coef: jax.Array
     max_grad_norm: jax.Array
     adam_eps: jax.Array
+    lifetime: jax.Array  # updates in all
+    rule: PyTree = None  # parameters of the update rule, if it has any
 
     @classmethod
-    def from_config(cls, config: PPOConfig) -> Hyperparameters:
+    def from_config(
+        cls,
+        config: PPOConfig,
+        lifetime: jax.typing.ArrayLike = 1.0,
+        rule: PyTree = None,
+    ) -> Hyperparameters:
         """Takes the numbers out of a configuration, as float32 scalars."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: jnp.float32(getattr(config, name)) for name in names})
+        names = {f.name for f in dataclasses.fields(cls)} - {"lifetime", "rule"}
+        return cls(
+            **{name: jnp.float32(getattr(config, name)) for name in names},
+            lifetime=jnp.float32(lifetime),
+            rule=rule,
+        )
 
 
 class Learner(struct.PyTreeNode):
@@ -109,19 +128,26 @@ class Learner(struct.PyTreeNode):
     n_updates: jax.Array  # () int32, rollouts learned from
 
 
-def _optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.clip_by_global_norm(hyper.max_grad_norm),
-        optax.scale_by_adam(eps=hyper.adam_eps),
+def optimizer(
+    config: PPOConfig, hyper: Hyperparameters, *, differentiable: bool = False
+) -> optax.GradientTransformation:
+    """The optimizer of these settings, without its learning rate."""
+    return optimizers.make(
+        config.optimizer,
+        hyper.max_grad_norm,
+        hyper.adam_eps,
+        differentiable=differentiable,
     )
 
 
-def init(key: jax.Array, network: ActorCritic, hyper: Hyperparameters) -> Learner:
+def init(
+    config: PPOConfig, key: jax.Array, network: ActorCritic, hyper: Hyperparameters
+) -> Learner:
     """A fresh student."""
     params = network.init(key)
     return Learner(
         params=params,
-        opt_state=_optimizer(hyper).init(params),
+        opt_state=optimizer(config, hyper).init(params),
         n_updates=jnp.int32(0),
     )
 
@@ -169,6 +195,7 @@ def loss(
     params: PyTree,
     memory: PyTree,
     batch: Minibatch,
+    drift: Drift,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The policy's objective less its drift, with value loss and entropy."""
     raw, value = network.unroll(params, memory, batch.obs, batch.reset)
@@ -177,8 +204,8 @@ def loss(
     ratio = jnp.exp(log_ratio)
     advantage = batch.advantage
     advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    drift = DRIFTS[config.drift](log_ratio, advantage, hyper.clip)
-    policy_loss = -(ratio * advantage - drift).mean()
+    cost = drift(log_ratio, advantage, hyper.clip)
+    policy_loss = -(ratio * advantage - cost).mean()
 
     value_error = jnp.square(value - batch.target)
     if config.clip_value:
@@ -220,6 +247,7 @@ def update(
     target: jax.Array,
     key: jax.Array,
     lr_scale: jax.Array | float = 1.0,
+    drift: Drift | None = None,
 ) -> tuple[Learner, dict[str, jax.Array]]:
     """Learns from one rollout: `n_epochs` passes of `n_minibatches` gradient steps.
 
@@ -227,11 +255,13 @@ def update(
       start: where the rollout began; its memory is the one to replay from.
       advantage, target: float32[T, B], from `advantages`.
       lr_scale: factor on the learning rate (annealing).
+      drift: of the policy; None for the configured one.
 
     Returns:
       the student, and means of the loss terms over all gradient steps.
     """
-    optimizer = _optimizer(hyper)
+    descent = optimizer(config, hyper)
+    drift = drift or DRIFTS[config.drift]
     batch = Minibatch(
         obs=trajectory.obs,
         action=trajectory.action,
@@ -253,10 +283,11 @@ def update(
             part = jax.tree.map(lambda x: jnp.take(x, indices, axis=1), batch)
             part_memory = jax.tree.map(lambda x: x[indices], memory)
         (_, metrics), grads = jax.value_and_grad(
-            lambda p: loss(config, network, hyper, p, part_memory, part), has_aux=True
+            lambda p: loss(config, network, hyper, p, part_memory, part, drift),
+            has_aux=True,
         )(params)
         metrics["grad_norm"] = optax.global_norm(grads)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
+        updates, opt_state = descent.update(grads, opt_state, params)
         params = jax.tree.map(lambda p, u: p - hyper.lr * lr_scale * u, params, updates)
         return (params, opt_state), metrics
 

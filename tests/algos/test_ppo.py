@@ -12,6 +12,7 @@ from probes import Probe, train
 
 from rlgen import rollout as rollouts
 from rlgen.algos import ppo
+from rlgen.algos.drift import DRIFTS
 from rlgen.env import Replay
 from rlgen.errors import UserError
 from rlgen.networks import ActorCritic, NetworkConfig
@@ -186,7 +187,9 @@ def test_loss_by_hand():
         advantage=jnp.array([[2.0, 4.0]]),
         target=jnp.array([[2.0, 2.5]]),
     )
-    total, metrics = ppo.loss(config, Fixed(), hyper, params, None, batch)
+    total, metrics = ppo.loss(
+        config, Fixed(), hyper, params, None, batch, DRIFTS[config.drift]
+    )
     ratio = np.array([0.9 / 0.5, 0.7 / 0.8])
     advantage = np.array([-1.0, 1.0])  # normalised: mean 3, deviation 1
     surrogate = np.minimum(ratio * advantage, np.clip(ratio, 0.8, 1.2) * advantage)
@@ -212,7 +215,7 @@ def test_numbers_are_traced_leaves_so_a_population_vmaps():
         lr=jnp.array([0.0, 1e-2])
     )
 
-    learner = ppo.init(jax.random.key(0), network, base)
+    learner = ppo.init(config, jax.random.key(0), network, base)
 
     def one(hyper):
         levels = jnp.zeros(2)
@@ -254,7 +257,7 @@ def test_minibatches_split_environments_for_a_memory():
         NetworkConfig(core="gru", core_size=4, head_size=4),
     )
     hyper = ppo.Hyperparameters.from_config(config)
-    learner = ppo.init(jax.random.key(0), network, hyper)
+    learner = ppo.init(config, jax.random.key(0), network, hyper)
     ids = jnp.arange(12.0).reshape(3, 4)
     trajectory = rollouts.Trajectory(
         obs=jnp.stack([ids, ids], -1),

@@ -6,6 +6,8 @@ import dataclasses
 from typing import Any
 
 from rlgen.algos.ppo import PPOConfig
+from rlgen.algos.rules import ActorCriticRule
+from rlgen.algos.student import Student
 from rlgen.algos.ued.curriculum import LevelDistribution, LevelGenerator
 from rlgen.algos.ued.diagnostics import DiagnosticsConfig
 from rlgen.algos.ued.experiment import UED, check_auto_reset
@@ -18,12 +20,11 @@ from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig, check_batch_
 from rlgen.algos.ued.level_vae import LevelVAE, VAEConfig, load_variables
 from rlgen.algos.ued.paired import Paired, TeacherConfig
 from rlgen.algos.ued.sfl import SFL, SFLConfig, check_horizon
-from rlgen.algos.ued.student import Student
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm
 from rlgen.levels import LevelSet
-from rlgen.networks import ActorCritic, NetworkConfig
+from rlgen.networks import NetworkConfig, make_network
 from rlgen.runner import SEED_AXIS_NAME, resolve_seed_axis
 
 
@@ -114,7 +115,7 @@ def student_on(
         env=env,
         space=env_config.make_space(),
         curriculum=curriculum,
-        network=ActorCritic(env.observation_space, env.action_space, config.network),
+        network=make_network(env.observation_space, env.action_space, config.network),
         config=config.ppo,
         total_updates=run.n_updates,
         auto_reset=config.auto_reset,
@@ -233,23 +234,13 @@ class PairedAlgorithm(Algorithm):
         curriculum = Paired(
             space=space,
             config=config.teacher,
-            teacher=Student(
-                env=editor,
-                network=ActorCritic(
-                    editor.observation_space,
-                    editor.action_space,
-                    config.teacher.network,
-                ),
-                config=config.teacher.ppo(config.ppo),
+            teacher=Student.create(
+                editor,
+                config.teacher.network,
+                ActorCriticRule(config.teacher.ppo(config.ppo)),
                 auto_reset="none",
             ),
-            antagonist=Student(
-                env=env,
-                network=ActorCritic(
-                    env.observation_space, env.action_space, config.network
-                ),
-                config=config.ppo,
-            ),
+            antagonist=Student.create(env, config.network, ActorCriticRule(config.ppo)),
             total_updates=run.n_updates,
             replay=replay,
         )

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 from flax import struct
 
 from rlgen.algos import ppo
+from rlgen.algos.rules import ActorCriticRule
+from rlgen.algos.student import Student
 from rlgen.algos.ued import diagnostics, scores
 from rlgen.algos.ued.curriculum import ROLES, LevelDistribution
 from rlgen.algos.ued.diagnostics import DiagnosticsConfig
-from rlgen.algos.ued.student import Student
 from rlgen.env import Env, take
 from rlgen.errors import UserError
 from rlgen.evaluation import zero_shot
@@ -109,7 +110,8 @@ class UED(Experiment[UEDState]):
     @functools.cached_property
     def student(self) -> Student:
         """The agent that is trained and evaluated."""
-        return Student(self.env, self.network, self.config, self.auto_reset)
+        rule = ActorCriticRule(self.config)
+        return Student(self.env, self.network, rule, self.auto_reset)
 
     @property
     def env_steps_per_update(self) -> int:
@@ -123,7 +125,9 @@ class UED(Experiment[UEDState]):
         key, key_learner, key_curriculum, key_levels, key_start = jax.random.split(
             key, 5
         )
-        hyper = hyper or ppo.Hyperparameters.from_config(self.config)
+        hyper = hyper or ppo.Hyperparameters.from_config(
+            self.config, self.total_updates
+        )
         ongoing, ongoing_levels = None, None
         curriculum = self.curriculum.init(key_curriculum)
         if self.continue_episodes:
@@ -133,7 +137,7 @@ class UED(Experiment[UEDState]):
             ongoing_levels = draw.batch.levels
             ongoing = self.student.start(key_start, ongoing_levels)
         return UEDState(
-            learner=ppo.init(key_learner, self.network, hyper),
+            learner=self.student.init(key_learner, hyper),
             hyper=hyper,
             curriculum=curriculum,
             ongoing=ongoing,
@@ -166,7 +170,7 @@ class UED(Experiment[UEDState]):
 
         play = self.student.play(state.learner, state.hyper, key_roll, pool, start)
         trajectory = play.trajectory
-        feedback = self._score(state, draw, trajectory, play.advantage)
+        feedback = self._score(state, draw, trajectory, play.targets.advantage)
         key_update, key_metrics = jax.random.split(key_update)
         curriculum, batch_metrics = self.curriculum.update(
             curriculum, key_update, draw, feedback

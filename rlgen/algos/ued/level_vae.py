@@ -15,14 +15,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 
+from rlgen import trees
 from rlgen.env import take
 from rlgen.errors import UserError
-from rlgen.files import write_atomically
-from rlgen.levels import Grid, leaf_name
+from rlgen.levels import Grid
 
 PyTree = Any
 
@@ -385,12 +384,7 @@ def model_name(seed_index: int) -> str:
 
 def save_variables(path: Path, variables: PyTree) -> None:
     """Writes a model as one `.npz`, whole or not at all."""
-    leaves: dict[str, Any] = {
-        leaf_name(at): np.asarray(leaf)
-        for at, leaf in jax.tree_util.tree_leaves_with_path(variables)
-    }
-    with write_atomically(path) as file:
-        np.savez_compressed(file, **leaves)
+    trees.save(path, variables, {"kind": "level-vae"})
 
 
 def load_variables(path: str, vae: LevelVAE) -> PyTree:
@@ -402,23 +396,7 @@ def load_variables(path: str, vae: LevelVAE) -> PyTree:
     shapes = jax.eval_shape(lambda key: vae.init(key).variables, jax.random.key(0))
     if Path(path).is_dir():
         path = str(Path(path) / model_name(0))
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except Exception as error:
-        raise UserError(
-            f"{path} is not a model of levels ({error}): make one with `rlgen train "
-            "level-vae`."
-        ) from error
-
-    def read(at, shape):
-        name = leaf_name(at)
-        if name not in arrays or arrays[name].shape != shape.shape:
-            found = arrays[name].shape if name in arrays else "nothing"
-            raise UserError(
-                f"{path} holds {found} for {name}, but these levels and settings need "
-                f"{shape.shape}: use the size and settings that it was trained with."
-            )
-        return arrays[name]
-
-    return jax.tree_util.tree_map_with_path(read, shapes)
+    arrays, _ = trees.read(
+        path, "a model of levels: make one with `rlgen train level-vae`"
+    )
+    return trees.fit(arrays, shapes, path)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from rlgen.algos import ppo
+from rlgen.algos.student import Play, Student
 from rlgen.algos.ued import scores
 from rlgen.algos.ued.buffer import GENERATED, LevelBatch
 from rlgen.algos.ued.curriculum import (
@@ -29,7 +30,6 @@ from rlgen.algos.ued.curriculum import (
     fresh_batch,
 )
 from rlgen.algos.ued.level_replay import LevelReplay
-from rlgen.algos.ued.student import Play, Student
 from rlgen.env import Editor
 from rlgen.errors import UserError
 from rlgen.experiment import all_finite
@@ -190,8 +190,8 @@ class Paired(LevelDistribution[PairedState]):
         hyper_teacher, hyper = self._hyper
         replay = self.replay
         return PairedState(
-            teacher=ppo.init(key_teacher, self.teacher.network, hyper_teacher),
-            antagonist=ppo.init(key_antagonist, self.antagonist.network, hyper)
+            teacher=self.teacher.init(key_teacher, hyper_teacher),
+            antagonist=self.antagonist.init(key_antagonist, hyper)
             if self._has_antagonist
             else None,
             buffers=None
@@ -314,7 +314,7 @@ class Paired(LevelDistribution[PairedState]):
         feedback = scores.score(
             self.scores,
             play.trajectory,
-            play.advantage,
+            play.targets.advantage,
             jnp.broadcast_to(
                 jnp.arange(n_levels, dtype=jnp.int32), play.trajectory.reward.shape
             ),

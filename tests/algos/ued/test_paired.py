@@ -96,7 +96,7 @@ def test_regret_is_paid_on_the_last_step_and_discounted_back():
     n_steps = TINY["n_blocks"] + 2
     powers = 0.9 ** (n_steps - 1 - np.arange(n_steps))
     np.testing.assert_allclose(
-        paid.advantage, powers[:, None] * np.asarray(regret), rtol=1e-5
+        paid.targets.advantage, powers[:, None] * np.asarray(regret), rtol=1e-5
     )
 
 
