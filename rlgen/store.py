@@ -94,7 +94,7 @@ class RunStore:
                 store.update_run(
                     config_hash=digest,
                     status="created",
-                    **_provenance(),
+                    **provenance(),
                 )
         except OSError as error:
             raise unwritable(path, error) from error
@@ -196,7 +196,7 @@ def _plain(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
-def _provenance() -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
     """Versions, machine and commit: what a figure must name."""
     versions = {}
     for package in ("rlgen", "jax", "jaxlib", "flax", "optax", "numpy"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -19,7 +20,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rlgen import distributions
+from rlgen import config as configs
+from rlgen import distributions, store, trees
 from rlgen.algos import ppo
 from rlgen.algos.meta import lpg, lpo
 from rlgen.algos.ppo import Hyperparameters, Learner, PPOConfig
@@ -249,3 +251,71 @@ class LPGRule(UpdateRule):
             lambda p, u: p - hyper.lr * lr_scale * u, learner.params, updates
         )
         return Learner(params, opt_state, learner.n_updates + 1), metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleConfig:
+    """The shape of a rule that is learned.
+
+    Attributes:
+      rule: "lpg" or "lpo".
+      time_aware: it reads how much of its training an agent has had.
+      n_predictions, embedding_size, rule_size: of LPG.
+      drift_size, from_clip: of LPO.
+    """
+
+    rule: str = "lpg"
+    time_aware: bool = False
+    n_predictions: int = 8
+    embedding_size: int = 16
+    rule_size: int = 256
+    drift_size: int = 128
+    from_clip: bool = False
+
+    def __post_init__(self):
+        if self.rule not in ("lpg", "lpo"):
+            raise UserError(f"Unknown rule {self.rule!r}: choose lpg or lpo.")
+        self.make(PPOConfig())
+
+    def make(self, config: PPOConfig, *, differentiable: bool = False) -> UpdateRule:
+        """A rule of this shape for agents with these settings."""
+        if self.rule == "lpo":
+            return ActorCriticRule(
+                config, lpo.LPOConfig(self.drift_size, self.time_aware, self.from_clip)
+            )
+        shape = lpg.LPGConfig(
+            self.n_predictions, self.embedding_size, self.rule_size, self.time_aware
+        )
+        return LPGRule(config, shape, differentiable)
+
+    def shapes(self) -> PyTree:
+        """Of the rule's parameters."""
+        return jax.eval_shape(self.make(PPOConfig()).init, jax.random.key(0))
+
+
+def save_rule(path: Path, params: PyTree, shape: RuleConfig, agent: PPOConfig) -> None:
+    """Writes a learned rule as one small file, with the agents it was learned on."""
+    about = {
+        "kind": "rule",
+        "rule": configs.flatten(shape),
+        "agent": configs.flatten(agent),
+    }
+    trees.save(path, params, about | store.provenance())
+
+
+def load_rule(path: str | Path) -> tuple[PyTree, RuleConfig]:
+    """Reads a rule that `save_rule` wrote, as data: nothing is unpickled.
+
+    Args:
+      path: the file, or the run directory of a meta-training (its first seed's rule).
+
+    Raises:
+      UserError: no such file, or one whose arrays do not fit what it says of them.
+    """
+    if Path(path).is_dir():
+        path = Path(path) / "rule-0.npz"
+    arrays, about = trees.read(path, "a rule: make one with `rlgen train lpg`")
+    if about.get("kind") != "rule":
+        raise UserError(f"{path} is no rule: make one with `rlgen train lpg`.")
+    shape = configs.override(RuleConfig(), about["rule"], str(path))
+    return trees.fit(arrays, shape.shapes(), path), shape

@@ -19,6 +19,7 @@ from rlgen.algos.ued.level_generator import (
 from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig, check_batch_size
 from rlgen.algos.ued.level_vae import LevelVAE, VAEConfig, load_variables
 from rlgen.algos.ued.paired import Paired, TeacherConfig
+from rlgen.algos.ued.scores import NEEDS_ANTAGONIST
 from rlgen.algos.ued.sfl import SFL, SFLConfig, check_horizon
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
@@ -65,6 +66,12 @@ class UEDConfig(StudentConfig):
     def __post_init__(self):
         super().__post_init__()
         check_batch_size(self.replay, self.ppo.n_envs)
+        unknown = {self.replay.score, self.replay.second_score} & NEEDS_ANTAGONIST
+        if unknown:
+            raise UserError(
+                f"The score {unknown.pop()} compares update rules: choose another "
+                "score, or train a rule with `rlgen train groove`."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

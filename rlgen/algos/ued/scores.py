@@ -4,10 +4,12 @@ Only finished episodes count, each with equal weight however long it was (the me
 over its steps first, then over episodes). A level without a finished episode has no
 score; the buffer then keeps its old one.
 
-Sources: L1 and positive value loss, Jiang et al. 2021 (PLR and robust PLR); MaxMC,
-Jiang et al. 2021 (replay-guided adversarial environment design); learnability,
-Rutherford et al. 2024 (SFL); grounded L1, Garcin et al. 2024 (DRED); MNA, the mean of
-negative advantages of levels that were solved, Garcin et al. 2025 (DEGen).
+"algorithmic_regret" is what a hand-written algorithm's agent earns more than the
+learned rule's (Jackson et al. 2023, GROOVE). Sources of the others: L1 and positive
+value loss, Jiang et al. 2021 (PLR and robust PLR); MaxMC, Jiang et al. 2021 (replay-
+guided adversarial environment design); learnability, Rutherford et al. 2024 (SFL);
+grounded L1, Garcin et al. 2024 (DRED); MNA, the mean of negative advantages of levels
+that were solved, Garcin et al. 2025 (DEGen).
 """
 
 from __future__ import annotations
@@ -42,11 +44,17 @@ class Episodes(struct.PyTreeNode):
     success_rate: jax.Array  # (L,)
     max_return: jax.Array  # (L,) best ever, this batch included
     optimal_return: jax.Array | None  # (L,) from the environment's oracle
+    antagonist_return: jax.Array | None = None  # (L,) of agents of another rule
 
 
 def _true_regret(e: Episodes) -> jax.Array:
     assert e.optimal_return is not None
     return e.optimal_return - e.mean_return
+
+
+def _algorithmic_regret(e: Episodes) -> jax.Array:
+    assert e.antagonist_return is not None
+    return e.antagonist_return - e.mean_return
 
 
 SCORES: dict[str, Callable[[Episodes], jax.Array]] = {
@@ -56,10 +64,13 @@ SCORES: dict[str, Callable[[Episodes], jax.Array]] = {
     "grounded_l1": lambda e: jnp.where(e.max_return > 0, e.l1, 0.0),
     "learnability": lambda e: e.success_rate * (1.0 - e.success_rate),
     "true_regret": _true_regret,
+    "algorithmic_regret": _algorithmic_regret,
     "mean_return": lambda e: e.mean_return,
     "mna": lambda e: jnp.where(e.success_rate > 0, e.negative, 0.0),
 }
 NEEDS_ORACLE = frozenset({"true_regret"})
+# Agents of another rule live on the same tasks: where update rules are learned.
+NEEDS_ANTAGONIST = frozenset({"algorithmic_regret"})
 
 
 def episode_means(x: jax.Array, done: jax.Array) -> jax.Array:

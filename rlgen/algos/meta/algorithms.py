@@ -1,0 +1,188 @@
+"""The meta-learners by name: each is a set of settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from rlgen.algos.meta.experiment import MetaLearning
+from rlgen.algos.meta.lifetime import Lifetime
+from rlgen.algos.meta.meta_gradient import Critic, MetaGradient, MetaGradientConfig
+from rlgen.algos.meta.tasks import Tasks
+from rlgen.algos.ppo import PPOConfig
+from rlgen.algos.rules import ActorCriticRule, RuleConfig
+from rlgen.algos.student import Student
+from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig
+from rlgen.algos.ued.scores import NEEDS_ANTAGONIST
+from rlgen.config import RunConfig
+from rlgen.errors import UserError
+from rlgen.experiment import Algorithm
+from rlgen.networks import NetworkConfig, make_network
+from rlgen.runner import SEED_AXIS_NAME, resolve_seed_axis
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaConfig:
+    """Settings of learning an update rule, by whatever means.
+
+    Attributes:
+      ppo: of the agents; `discount` and `gae_lambda` are those of their critics.
+      network: of the agents.
+      shape: of the rule.
+      replay: how tasks are chosen.
+      n_agents: agents that live side by side.
+      min_lifetime, max_lifetime: updates of an agent, log-uniform between.
+      eval_lifetime: updates of agents on held-out levels; 0 for max_lifetime.
+      eval_episodes: episodes of each at its end.
+    """
+
+    ppo: PPOConfig = PPOConfig(
+        n_envs=64,
+        n_steps=20,
+        n_epochs=1,
+        optimizer="sgd",
+        lr=40.0,
+        discount=0.99,
+        gae_lambda=0.95,
+        drift="none",
+        clip_value=False,
+        entropy_coef=0.0,
+    )
+    network: NetworkConfig = NetworkConfig(torso="table", core="none")
+    shape: RuleConfig = RuleConfig()
+    replay: ReplayConfig = ReplayConfig(replay_prob=0.0)
+    n_agents: int = 16
+    min_lifetime: int = 250
+    max_lifetime: int = 250
+    eval_lifetime: int = 0
+    eval_episodes: int = 16
+
+    def __post_init__(self):
+        if min(self.n_agents, self.eval_episodes) < 1 or self.eval_lifetime < 0:
+            raise UserError(
+                "n_agents and eval_episodes must be at least 1, eval_lifetime at "
+                "least 0."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaGradientSettings(MetaConfig):
+    """Settings of learning an update rule by truncated meta-gradients.
+
+    Attributes:
+      gradient: see its class.
+      antagonist_lr: learning rate of Adam of the A2C agents that algorithmic regret
+        compares with.
+      antagonist_entropy: weight of their entropy bonus.
+    """
+
+    gradient: MetaGradientConfig = MetaGradientConfig()
+    antagonist_lr: float = 0.1
+    antagonist_entropy: float = 0.01
+
+
+def _common(
+    run: RunConfig, env_config: Any, config: MetaConfig, student: Student
+) -> dict[str, Any]:
+    """What every way of learning a rule is made of."""
+    tasks = Tasks(env_config.make_space(), config.min_lifetime, config.max_lifetime)
+    vmapped = resolve_seed_axis(run.seed_axis) == "vmap"
+    curriculum = LevelReplay(
+        space=tasks,
+        config=config.replay,
+        n_levels=config.n_agents,
+        total_updates=run.n_updates,
+        seed_axis=SEED_AXIS_NAME if vmapped else None,
+    )
+    return {
+        "env": student.env,
+        "network": student.network,
+        "lifetime": Lifetime(student),
+        "rule": config.shape,
+        "curriculum": curriculum,
+        "tasks": tasks,
+        "n_agents": config.n_agents,
+        "eval_sets": env_config.eval_sets(),
+        "eval_lifetime": config.eval_lifetime or config.max_lifetime,
+        "eval_episodes": config.eval_episodes,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaGradientAlgorithm(Algorithm):
+    """A rule that is learned by truncated meta-gradients."""
+
+    @property
+    def config(self) -> MetaGradientSettings:
+        return MetaGradientSettings()
+
+    def build(
+        self, run: RunConfig, env_config: Any, config: MetaGradientSettings
+    ) -> MetaLearning:
+        env, gradient = env_config.make_env(), config.gradient
+        rule = config.shape.make(config.ppo, differentiable=True)
+        student = Student.create(env, config.network, rule, one_level=True)
+        antagonist = None
+        if {config.replay.score, config.replay.second_score} & NEEDS_ANTAGONIST:
+            a2c = dataclasses.replace(
+                config.ppo,
+                optimizer="adam",
+                lr=config.antagonist_lr,
+                entropy_coef=config.antagonist_entropy,
+            )
+            antagonist = Lifetime(
+                Student.create(
+                    env, config.network, ActorCriticRule(a2c), one_level=True
+                )
+            )
+        critic = Critic(
+            network=make_network(
+                env.observation_space, env.action_space, config.network
+            ),
+            lr=gradient.critic_lr,
+            n_steps=gradient.critic_steps,
+            discount=config.ppo.discount,
+            gae_lambda=config.ppo.gae_lambda,
+        )
+        return MetaGradient(
+            config=gradient,
+            critic=critic,
+            antagonist=antagonist,
+            **_common(run, env_config, config, student),
+        )
+
+
+_QUICK: Mapping[str, Any] = {
+    "height": 5,
+    "width": 5,
+    "n_objects": 2,
+    "max_size": 5,
+    "n_walls": 4,
+    "max_steps": 50,
+    "n_heldout": 128,
+    "n_envs": 16,
+    "n_agents": 32,
+    "min_lifetime": 50,
+    "max_lifetime": 50,
+    "rule_size": 64,
+    "meta_lr": 1e-3,
+    "n_updates": 1000,
+    "log_every": 10,
+    "eval_every": 250,
+}
+
+# Jackson et al. 2023, tables 2 and 3: 512 lifetimes in 16 parts, 5000 meta-steps.
+_PAPER: Mapping[str, Any] = {
+    "n_agents": 512,
+    "n_parts": 16,
+    "n_updates": 5000,
+    "eval_every": 250,
+}
+
+LPG = MetaGradientAlgorithm(
+    summary="an update rule learned by meta-gradients on grid-world tasks",
+    source="Oh et al. 2020",
+    settings={},
+    presets={"quick": _QUICK, "paper": _PAPER},
+)

@@ -1,0 +1,462 @@
+"""Truncated meta-gradients: an update rule learns through the updates that it makes.
+
+Agents live on tasks. In every meta-step each of them is updated K times; what the
+policy that results is worth, by the policy gradient of fresh rollouts, is
+differentiated through those updates by the rule's parameters (Oh et al. 2020, section
+4.2; constants of Jackson et al. 2023). Where a lifetime ends, a new agent is born on a
+task of the curriculum's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from rlgen import distributions, returns
+from rlgen.algos import optimizers
+from rlgen.algos.meta.experiment import MetaLearning
+from rlgen.algos.meta.lifetime import Life, Lifetime
+from rlgen.algos.meta.tasks import Task
+from rlgen.algos.ppo import Learner
+from rlgen.algos.ued import scores
+from rlgen.algos.ued.buffer import NEW, LevelBatch
+from rlgen.algos.ued.curriculum import NEW_LEVELS, Draw, fresh_batch, mean_over
+from rlgen.env import select
+from rlgen.errors import UserError
+from rlgen.experiment import Metrics, all_finite
+from rlgen.networks import ActorCritic
+from rlgen.rollout import RolloutState, Trajectory
+
+PyTree = Any
+
+# Meta-losses are logged by the quarter of the lifetime that they are from.
+_N_AGES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaGradientConfig:
+    """Settings of the meta-gradient; defaults of Jackson et al. 2023, table 2.
+
+    Attributes:
+      n_inner: K, updates that are differentiated through.
+      meta_lr: learning rate of Adam for the rule.
+      meta_grad_norm: meta-gradients are scaled down to this global norm.
+      policy_entropy, prediction_entropy: weights of the entropies that a rule is to
+        keep, of the policy and of the prediction.
+      policy_target_cost, prediction_target_cost: weights of the squares of what a rule
+        asks for.
+      critic_lr: learning rate of Adam for the critics of the meta-gradient.
+      critic_steps: gradient steps of a critic per rollout.
+      n_parts: agents are worked on in so many parts, one after another: memory.
+    """
+
+    n_inner: int = 5
+    meta_lr: float = 1e-4
+    meta_grad_norm: float = 1.0
+    policy_entropy: float = 0.05
+    prediction_entropy: float = 1e-3
+    policy_target_cost: float = 5e-3
+    prediction_target_cost: float = 1e-3
+    critic_lr: float = 1e-2
+    critic_steps: int = 1
+    n_parts: int = 1
+
+    def __post_init__(self):
+        if min(self.n_inner, self.critic_steps, self.n_parts) < 1:
+            raise UserError("n_inner, critic_steps and n_parts must be at least 1.")
+
+    @property
+    def penalties(self) -> dict[str, float]:
+        """Weights in the meta-loss of metrics of an agent's update."""
+        return {
+            "entropy": -self.policy_entropy,
+            "prediction_entropy": -self.prediction_entropy,
+            "policy_target_square": self.policy_target_cost,
+            "prediction_target_square": self.prediction_target_cost,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Critic:
+    """Values of an agent's policy, learned beside it; the rule never sees them.
+
+    Attributes:
+      network: its value is used, its policy is not.
+      lr: of Adam.
+      n_steps: gradient steps per rollout.
+      discount, gae_lambda: of its targets and of the advantages.
+    """
+
+    network: ActorCritic
+    lr: float
+    n_steps: int
+    discount: float
+    gae_lambda: float
+
+    @property
+    def _descent(self) -> optax.GradientTransformation:
+        return optimizers.make("adam", 1.0, 1e-5)
+
+    def init(self, key: jax.Array) -> Learner:
+        """A critic that knows nothing."""
+        params = self.network.init(key)
+        return Learner(params, self._descent.init(params), jnp.int32(0))
+
+    def values(self, params: PyTree, trajectory: Trajectory) -> jax.Array:
+        """Of the states that the steps started in. float32[T, B]."""
+        return self.network.unroll(params, None, trajectory.obs, trajectory.reset)[1]
+
+    def advantages(
+        self, params: PyTree, trajectory: Trajectory, end: RolloutState
+    ) -> tuple[jax.Array, jax.Array]:
+        """Advantages and targets of the value, float32[T, B] each."""
+        last_value = self.network.step(params, None, end.obs, end.reset)[2]
+        return returns.gae(
+            trajectory.reward,
+            self.values(params, trajectory),
+            trajectory.terminated,
+            trajectory.truncated,
+            last_value,
+            None,
+            self.discount,
+            self.gae_lambda,
+        )
+
+    def learn(
+        self, critic: Learner, trajectory: Trajectory, end: RolloutState
+    ) -> tuple[Learner, jax.Array]:
+        """Moves the values towards their targets; also the last step's loss."""
+        _, target = self.advantages(critic.params, trajectory, end)
+
+        def loss(params):
+            return 0.5 * jnp.mean(jnp.square(self.values(params, trajectory) - target))
+
+        def step(carry, _):
+            params, opt_state = carry
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, opt_state = self._descent.update(grads, opt_state)
+            params = jax.tree.map(lambda p, u: p - self.lr * u, params, updates)
+            return (params, opt_state), value
+
+        (params, opt_state), losses = jax.lax.scan(
+            step, (critic.params, critic.opt_state), length=self.n_steps
+        )
+        return Learner(params, opt_state, critic.n_updates + 1), losses[-1]
+
+
+class Population(struct.PyTreeNode):
+    """A agents, each with its critic and its task."""
+
+    lives: Life
+    critics: Learner
+    batch: LevelBatch  # of tasks, one per agent
+    role: jax.Array  # (A,) int32, how the curriculum came by them
+
+
+class MetaGradientState(struct.PyTreeNode):
+    """Everything that meta-training carries."""
+
+    rule: PyTree
+    opt_state: PyTree
+    agents: Population
+    antagonists: Life | None  # on the same tasks, for algorithmic regret
+    curriculum: PyTree
+    key: jax.Array
+    n_updates: jax.Array  # () int32, meta-steps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetaGradient(MetaLearning[MetaGradientState]):
+    """Learns a rule by truncated meta-gradients.
+
+    Attributes:
+      config: see its class.
+      critic: of every agent.
+      antagonist: a hand-written rule whose agents live beside the others on the same
+        tasks, where the curriculum asks for algorithmic regret.
+    """
+
+    config: MetaGradientConfig
+    critic: Critic
+    antagonist: Lifetime | None = None
+
+    def __post_init__(self):
+        if self.tasks.min_lifetime < self.config.n_inner:
+            raise UserError(
+                f"min_lifetime is {self.tasks.min_lifetime}, but {self.config.n_inner} "
+                "updates are differentiated through: choose min_lifetime >= n_inner."
+            )
+        if self.n_agents % self.config.n_parts:
+            raise UserError(
+                f"{self.n_agents} agents cannot be split into {self.config.n_parts} "
+                "parts: choose n_agents as a multiple of n_parts."
+            )
+        if self.network.is_recurrent:
+            raise UserError(
+                "Meta-gradients are of agents without memory: choose core=none."
+            )
+
+    @property
+    def env_steps_per_update(self) -> int:
+        config = self.lifetime.student.config
+        rollouts = self.config.n_inner + 1
+        if self.antagonist is not None:
+            rollouts += self.config.n_inner
+        return self.n_agents * rollouts * config.n_envs * config.n_steps
+
+    @functools.cached_property
+    def _meta_descent(self) -> optax.GradientTransformation:
+        return optimizers.make("adam", self.config.meta_grad_norm, 1e-8)
+
+    def rule_params(self, states: MetaGradientState) -> PyTree:
+        return states.rule
+
+    def init(self, key: jax.Array) -> MetaGradientState:
+        key, key_rule, key_tasks, key_ages, key_born, key_rival, key_cur = (
+            jax.random.split(key, 7)
+        )
+        rule = self.lifetime.student.rule.init(key_rule)
+        curriculum, draw = self.curriculum.sample(
+            self.curriculum.init(key_cur), key_tasks, jax.random.key(0), self.n_agents
+        )
+        # If all began at once, all would end at once: first lives are shorter.
+        share = jax.random.uniform(key_ages, (self.n_agents,))
+        tasks = draw.batch.levels
+        first = jnp.ceil(share * tasks.lifetime).astype(jnp.int32)
+        batch = fresh_batch(self.tasks, tasks.replace(lifetime=first), NEW)
+        rivals = None
+        if self.antagonist is not None:
+            rivals = self._born(self.antagonist, key_rival, batch.levels)
+        keys_born = jax.random.split(key_born)
+        agents = Population(
+            lives=self._born(self.lifetime, keys_born[0], batch.levels),
+            critics=self._new_critics(keys_born[1]),
+            batch=batch,
+            role=jnp.full(self.n_agents, NEW_LEVELS, jnp.int32),
+        )
+        return MetaGradientState(
+            rule=rule,
+            opt_state=self._meta_descent.init(rule),
+            agents=agents,
+            antagonists=rivals,
+            curriculum=curriculum,
+            key=key,
+            n_updates=jnp.int32(0),
+        )
+
+    def _born(self, lifetime: Lifetime, key: jax.Array, tasks: Task) -> Life:
+        return jax.vmap(lifetime.begin)(jax.random.split(key, self.n_agents), tasks)
+
+    def _new_critics(self, key: jax.Array) -> Learner:
+        return jax.vmap(self.critic.init)(jax.random.split(key, self.n_agents))
+
+    def meta_loss(
+        self, rule: PyTree, life: Life, critic: Learner, task: Task, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Of one agent: what K updates by the rule made of it, and what they cost.
+
+        Returns:
+          the loss, and the agent and its critic after the updates, with metrics.
+        """
+        key_inner, key_fresh = jax.random.split(key)
+        born = life.learner.n_updates
+
+        def inner(carry, key):
+            life, critic = carry
+            alive = life.learner.n_updates < task.lifetime
+            life, play, metrics = self.lifetime.advance(life, task, rule, key)
+            critic, critic_loss = self.critic.learn(critic, play.trajectory, play.end)
+            metrics["critic_loss"] = critic_loss
+            # What a rule says after the end of a life counts for nothing.
+            return (life, critic), jax.tree.map(lambda m: alive * m, metrics)
+
+        (life, critic), metrics = jax.lax.scan(
+            inner, (life, critic), jax.random.split(key_inner, self.config.n_inner)
+        )
+        n_alive = jnp.maximum(life.learner.n_updates - born, 1)
+        metrics = {name: jnp.sum(m) / n_alive for name, m in metrics.items()}
+
+        play = self.lifetime.play(life, task, jax.lax.stop_gradient(rule), key_fresh)
+        trajectory = play.trajectory
+        advantage, _ = self.critic.advantages(critic.params, trajectory, play.end)
+        centred = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        raw, _ = self.network.unroll(
+            life.learner.params, None, trajectory.obs, trajectory.reset
+        )
+        policy = distributions.distribution(self.network.action_space, raw)
+        gain = jnp.mean(policy.log_prob(trajectory.action) * centred)
+        penalty = sum(
+            weight * metrics[name]
+            for name, weight in self.config.penalties.items()
+            if name in metrics
+        )
+        share = n_alive / self.config.n_inner
+        life = life.replace(rollout=play.end, returns=life.returns.after(trajectory))
+        metrics |= {"policy_gain": gain}
+        return share * (penalty - gain), {
+            "life": life,
+            "critic": critic,
+            "metrics": metrics,
+            "advantage": advantage,
+            "value": self.critic.values(critic.params, trajectory),
+        }
+
+    def update(self, state: MetaGradientState) -> tuple[MetaGradientState, Metrics]:
+        key, key_agents, key_rivals, key_next = jax.random.split(state.key, 4)
+        agents = state.agents
+        tasks = agents.batch.levels
+
+        def part_loss(rule, lives, critics, tasks, keys):
+            losses, out = jax.vmap(self.meta_loss, in_axes=(None, 0, 0, 0, 0))(
+                rule, lives, critics, tasks, keys
+            )
+            return jnp.mean(losses), (losses, out)
+
+        n_parts = self.config.n_parts
+
+        def part(gradient, inputs):
+            (_, aux), grads = jax.value_and_grad(part_loss, has_aux=True)(
+                state.rule, *inputs
+            )
+            return jax.tree.map(lambda a, g: a + g / n_parts, gradient, grads), aux
+
+        keys = jax.random.split(key_agents, self.n_agents)
+        inputs = jax.tree.map(
+            lambda x: x.reshape(n_parts, -1, *x.shape[1:]),
+            (agents.lives, agents.critics, tasks, keys),
+        )
+        nothing = jax.tree.map(jnp.zeros_like, state.rule)
+        gradient, aux = jax.lax.scan(part, nothing, inputs)
+        losses, out = jax.tree.map(
+            lambda x: x.reshape(self.n_agents, *x.shape[2:]), aux
+        )
+        updates, opt_state = self._meta_descent.update(gradient, state.opt_state)
+        rule = jax.tree.map(
+            lambda p, u: p - self.config.meta_lr * u, state.rule, updates
+        )
+        metrics = {name: m.mean() for name, m in out["metrics"].items()}
+        age = out["life"].learner.n_updates / tasks.lifetime
+        quarter = jnp.clip((age * _N_AGES).astype(jnp.int32), 0, _N_AGES - 1)
+        for i in range(_N_AGES):
+            metrics[f"meta_loss_age_{i + 1}"] = mean_over(losses, quarter == i)
+        metrics |= {
+            "meta_loss": losses.mean(),
+            "meta_grad_norm": optax.global_norm(gradient),
+            "rule_norm": optax.global_norm(rule),
+        }
+        agents = agents.replace(lives=out["life"], critics=out["critic"])
+        rivals = state.antagonists
+        if self.antagonist is not None:
+            rivals = self._live_on(self.antagonist, rivals, tasks, key_rivals)
+        curriculum, agents, rivals, ended = self._turn(
+            state, agents, rivals, out["advantage"], out["value"], key_next
+        )
+        metrics |= ended
+        metrics["finite"] = all_finite(rule) & jnp.isfinite(metrics["meta_loss"])
+        state = MetaGradientState(
+            rule=rule,
+            opt_state=opt_state,
+            agents=agents,
+            antagonists=rivals,
+            curriculum=curriculum,
+            key=key,
+            n_updates=state.n_updates + 1,
+        )
+        return state, {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
+
+    def _live_on(self, lifetime: Lifetime, lives, tasks: Task, key: jax.Array) -> Life:
+        """K more updates of every agent, by a rule without parameters."""
+
+        def one(life, task, key):
+            def step(life, key):
+                return lifetime.advance(life, task, None, key)[0], None
+
+            return jax.lax.scan(step, life, jax.random.split(key, self.config.n_inner))[
+                0
+            ]
+
+        keys = jax.random.split(key, self.n_agents)
+        return jax.vmap(one)(lives, tasks, keys)
+
+    def _turn(self, state, agents: Population, rivals, advantage, value, key):
+        """Ended lives are scored; new agents are born in their places."""
+        key_update, key_draw, key_born, key_critics, key_rivals, key_metrics = (
+            jax.random.split(key, 6)
+        )
+        batch = agents.batch
+        earned = jax.vmap(lambda r: r.mean)(agents.lives.returns)
+        ended = agents.lives.learner.n_updates >= batch.levels.lifetime
+        feedback = self._feedback(
+            state, agents, rivals, earned, ended, advantage, value
+        )
+        draw = Draw(batch=batch, role=jnp.int32(NEW_LEVELS), trains=jnp.bool_(True))
+        curriculum, _ = self.curriculum.update(
+            state.curriculum, key_update, draw, feedback
+        )
+        shared_key = jax.random.fold_in(jax.random.key(0), state.n_updates)
+        curriculum, new = self.curriculum.sample(
+            curriculum, key_draw, shared_key, self.n_agents
+        )
+
+        def replace(old, new):
+            return jax.vmap(select)(ended, new, old)
+
+        tasks = new.batch.levels
+        metrics = {
+            "lives_ended": jnp.sum(ended),
+            "life_return": mean_over(earned, ended),
+            "life_score": mean_over(feedback.score, ended),
+            "life_replayed": mean_over(agents.role != NEW_LEVELS, ended),
+        }
+        features = jax.vmap(self.tasks.features)(batch.levels)
+        metrics |= {f"task_{k}": jnp.nanmean(v) for k, v in features.items()}
+        metrics |= self.curriculum.metrics(curriculum, key_metrics)
+        if self.antagonist is not None:
+            rival = jax.vmap(lambda r: r.mean)(rivals.returns)
+            metrics["antagonist_return"] = mean_over(rival, ended)
+            rivals = replace(rivals, self._born(self.antagonist, key_rivals, tasks))
+        agents = Population(
+            lives=replace(agents.lives, self._born(self.lifetime, key_born, tasks)),
+            critics=replace(agents.critics, self._new_critics(key_critics)),
+            batch=replace(batch, new.batch),
+            role=jnp.where(ended, new.role, agents.role),
+        )
+        return curriculum, agents, rivals, metrics
+
+    def _feedback(self, state, agents, rivals, earned, ended, advantage, value):
+        """What ended lives tell of their tasks; the others tell nothing yet."""
+        batch = agents.batch
+        best = jnp.maximum(
+            self.curriculum.best_returns(state.curriculum, batch), earned
+        )
+        optimal = rival = None
+        if "true_regret" in self.curriculum.scores:
+            optimal = jax.vmap(self.env.optimal_return)(batch.levels.level)
+        if rivals is not None:
+            rival = jax.vmap(lambda r: r.mean)(rivals.returns)
+        axes = (1, 2)
+        lives = scores.Episodes(
+            l1=jnp.mean(jnp.abs(advantage), axes),
+            positive=jnp.mean(jnp.maximum(advantage, 0.0), axes),
+            negative=jnp.mean(jnp.maximum(-advantage, 0.0), axes),
+            value=jnp.mean(value, axes),
+            mean_return=earned,
+            success_rate=(earned > 0).astype(jnp.float32),
+            max_return=best,
+            optimal_return=optimal,
+            antagonist_return=rival,
+        )
+        first, second = (scores.SCORES[n](lives) for n in self.curriculum.scores)
+        return scores.Feedback(
+            score=first,
+            score2=second,
+            max_return=jnp.where(ended, best, -jnp.inf),
+            n_episodes=ended.astype(jnp.int32),
+            n_success=(ended & (earned > 0)).astype(jnp.int32),
+        )
