@@ -110,10 +110,15 @@ class GridTasks(Env[GridTask, GridTaskState]):
         return self.step_limit
 
     def reset(self, key: jax.Array, level: GridTask):
-        cells = scatter(key, jnp.asarray(level.blocked), self.n_objects + 1)
+        position, places = jnp.asarray(level.start), jnp.asarray(level.places)
+        if self.observation == "picture":
+            # To draw cells is a sort: too dear where objects stand still anyway.
+            cells = scatter(key, jnp.asarray(level.blocked), self.n_objects + 1)
+            position = jnp.where(level.moves_objects, cells[0], position)
+            places = jnp.where(level.moves_objects, cells[1:], places)
         state = GridTaskState(
-            position=jnp.where(level.moves_objects, cells[0], level.start),
-            places=jnp.where(level.moves_objects, cells[1:], level.places),
+            position=position,
+            places=places,
             present=level.exists,
             time=jnp.int32(0),
             total=jnp.float32(0.0),
@@ -121,7 +126,6 @@ class GridTasks(Env[GridTask, GridTaskState]):
         return state, self._observe(level, state)
 
     def step(self, key: jax.Array, level: GridTask, state: GridTaskState, action):
-        key_end, key_return = jax.random.split(key)
         edge = jnp.array([self.height - 1, self.width - 1])
         # Beyond the edge is where the agent is already: moves go along one axis.
         to = jnp.clip(state.position + jnp.asarray(MOVES)[action], 0, edge)
@@ -129,9 +133,8 @@ class GridTasks(Env[GridTask, GridTaskState]):
         position = jnp.where(blocked, state.position, to)
         collected = state.present & jnp.all(state.places == position, axis=1)
         reward = jnp.sum(jnp.where(collected, level.reward, 0.0))
-        n_objects = (self.n_objects,)
-        ends = jax.random.uniform(key_end, n_objects) < level.p_end
-        comes = jax.random.uniform(key_return, n_objects) < level.p_return
+        luck = jax.random.uniform(key, (2, self.n_objects))
+        ends, comes = luck[0] < level.p_end, luck[1] < level.p_return
         # What was collected just now comes back from the next step on.
         comes &= level.exists & ~state.present
         time = state.time + 1

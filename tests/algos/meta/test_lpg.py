@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import lpg as oracle
 
 from rlgen.algos.meta import lpg
 from rlgen.algos.meta.lpg import Experience, LPGConfig
@@ -43,52 +44,13 @@ def params():
     )
 
 
-def by_hand(params, config, given):
-    """The definition, step by step from the last to the first, in float64."""
-    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
-    given = jax.tree.map(np.asarray, given)
-
-    def dense(layer, x):
-        return x @ layer["kernel"] + layer["bias"]
-
-    def sigmoid(x):
-        return 1 / (1 + np.exp(-x))
-
-    def read(y):
-        hidden = np.maximum(dense(params["read"], y), 0)
-        return dense(params["read_out"], hidden)[0]
-
-    core, size = params["core"], config.rule_size
-    policy = np.zeros((N_STEPS, N_ENVS))
-    prediction = np.zeros((N_STEPS, N_ENVS, 3))
-    for b in range(N_ENVS):
-        h = np.zeros(size)
-        for t in reversed(range(N_STEPS)):
-            done = bool(given.done[t, b])
-            if done:
-                h = np.zeros(size)
-            following = 0.0 if done else read(given.prediction[t + 1, b])
-            x = [given.reward[t, b], float(done), given.probability[t, b]]
-            x += [read(given.prediction[t, b]), following]
-            if config.time_aware:
-                x += [given.time / given.lifetime, np.log(given.lifetime)]
-            xr, xu, xn = np.split(np.array(x) @ core["wi"] + core["b"], 3)
-            hr, hu, hn = np.split(h @ core["wh"], 3)
-            r, u = sigmoid(xr + hr), sigmoid(xu + hu)
-            n = np.tanh(xn + r * (hn + core["bn"]))
-            h = (1 - u) * n + u * h
-            out = np.maximum(h, 0)
-            policy[t, b] = dense(params["policy"], out)[0]
-            logits = dense(params["prediction"], out)
-            prediction[t, b] = logits - np.log(np.exp(logits).sum())
-    return policy, prediction
-
-
 @pytest.mark.parametrize("config", [CONFIG, TIMED])
 def test_targets_equal_a_plain_loop(config):
     params = lpg.init(jax.random.key(1), config)
     found = lpg.targets(params, config, experience())
-    policy, prediction = by_hand(params, config, experience())
+    policy, prediction = oracle.targets(
+        params, config.rule_size, experience(), time_aware=config.time_aware
+    )
     np.testing.assert_allclose(found.policy, policy, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.prediction, prediction, rtol=1e-4, atol=1e-5)
 
