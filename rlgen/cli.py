@@ -55,7 +55,7 @@ def _train(args: Sequence[str]) -> int:
         usage="rlgen train ALGORITHM [--env ENV] [--preset PRESET] [--config FILE] ...",
     )
     first.add_argument("--algorithm", default="")
-    first.add_argument("--env", default="maze")
+    first.add_argument("--env", default="")
     first.add_argument("--preset", default="")
     first.add_argument("--config", default="")
     if not args or args[0] in ("-h", "--help"):
@@ -74,17 +74,26 @@ def _train(args: Sequence[str]) -> int:
     from rlgen import training
 
     file_settings = configs.read_yaml(known.config) if known.config else {}
-    config = training.make_config(
-        algorithm, known.env, known.preset, file_settings, known.config
-    )
-    groups = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if dataclasses.is_dataclass(getattr(config, field.name))
-    }
-    parsed = configs.parse_flags(groups, flags, f"rlgen train {algorithm}")
-    config = dataclasses.replace(config, **parsed)
-    return _run_training(config)
+
+    def parse(implying: dict[str, Any]) -> Any:
+        config = training.make_config(
+            algorithm,
+            known.env,
+            known.preset,
+            file_settings,
+            known.config,
+            flags=implying,
+        )
+        groups = {
+            field.name: getattr(config, field.name)
+            for field in dataclasses.fields(config)
+            if dataclasses.is_dataclass(getattr(config, field.name))
+        }
+        parsed = configs.parse_flags(groups, flags, f"rlgen train {algorithm}")
+        return dataclasses.replace(config, **parsed)
+
+    # Twice: what flags imply stands below what they say.
+    return _run_training(parse(configs.flatten(parse({}))))
 
 
 def _run_training(config: Any) -> int:

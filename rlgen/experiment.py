@@ -113,12 +113,19 @@ class Algorithm(abc.ABC):
       source: the paper.
       settings: flat settings that make the algorithm what it is.
       presets: further flat settings, by the preset's name.
+      env: environment to train on if none is named.
     """
 
     summary: str
     source: str
     settings: Mapping[str, Any]
     presets: Mapping[str, Mapping[str, Any]]
+    env: str = "maze"
+
+    def implied(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Further settings that follow from flat settings, where none are given."""
+        del values
+        return {}
 
     @property
     @abc.abstractmethod

@@ -50,18 +50,25 @@ class TrainConfig:
 
 def make_config(
     algorithm: str,
-    env: str = "maze",
+    env: str = "",
     preset: str = "",
     settings: Mapping[str, Any] | None = None,
     source: str = "the settings",
+    flags: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
     """Settings of an algorithm: its defaults, then a preset, then `settings`.
+
+    Args:
+      env: environment; empty for the algorithm's own.
+      source: where `settings` are from, for messages.
+      flags: settings that will be set later, for what they imply.
 
     Raises:
       UserError: unknown algorithm, environment, preset or setting, or a value that
         does not fit.
     """
     entry = registry.load(registry.ALGORITHMS, algorithm)
+    env = env or entry.env
     env_type = registry.load(registry.ENVS, env)
     base = TrainConfig(algorithm, env, RunConfig(), env_type(), entry.config)
     values = dict(entry.settings)
@@ -74,12 +81,13 @@ def make_config(
         # What makes the algorithm what it is stands above a shared preset, except
         # where the preset says how a paper set it.
         values |= entry.presets[preset]
+    values |= entry.implied(values | dict(settings or {}) | dict(flags or {}))
     base = configs.override(base, values, f"preset {preset or algorithm}")
     return configs.override(base, settings or {}, source)
 
 
 def train(
-    algorithm: str = "plr", env: str = "maze", preset: str = "", **settings: Any
+    algorithm: str = "plr", env: str = "", preset: str = "", **settings: Any
 ) -> RunStore:
     """Trains, evaluates and draws; the same as `rlgen train`.
 

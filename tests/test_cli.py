@@ -196,10 +196,16 @@ def test_flags_stand_above_the_file_and_the_file_above_the_preset(tmp_path):
     assert (parsed["algo"].ppo.lr, parsed["algo"].ppo.n_epochs) == (0.25, 3)
 
 
-@pytest.mark.parametrize("algorithm", registry.names(registry.ALGORITHMS))
-@pytest.mark.parametrize("preset", ["", "quick", "paper"])
+@pytest.mark.parametrize(
+    ("algorithm", "preset"),
+    [
+        (name, preset)
+        for name in registry.names(registry.ALGORITHMS)
+        for preset in ("", *registry.load(registry.ALGORITHMS, name).presets)
+    ],
+)
 def test_every_setting_has_one_name_and_survives_yaml(algorithm, preset, tmp_path):
-    config = training.make_config(algorithm, "maze", preset)
+    config = training.make_config(algorithm, "", preset)
     path = tmp_path / "config.yaml"
     path.write_text(configs.to_yaml(config))
     values = configs.read_yaml(path)

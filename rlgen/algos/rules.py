@@ -72,6 +72,10 @@ class UpdateRule(abc.ABC):
     ) -> Any:
         """What the rule makes of a rollout [T, B]."""
 
+    def advantage(self, targets: Any) -> jax.Array:
+        """How much better than expected each step was. float32[T, B]."""
+        return targets.advantage
+
     @abc.abstractmethod
     def learn(
         self,
@@ -152,6 +156,16 @@ class ActorCriticRule(UpdateRule):
         )
 
 
+#: Settings of agents whose rule takes one plain step per rollout.
+ONE_STEP: dict[str, Any] = {
+    "n_epochs": 1,
+    "n_minibatches": 1,
+    "drift": "none",
+    "clip_value": False,
+    "entropy_coef": 0.0,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class LPGRule(UpdateRule):
     """LPG: a network says how to change the policy and a prediction.
@@ -167,6 +181,14 @@ class LPGRule(UpdateRule):
 
     lpg: lpg.LPGConfig = lpg.LPGConfig()
     differentiable: bool = False
+
+    def __post_init__(self):
+        for name, value in ONE_STEP.items():
+            if getattr(self.config, name) != value:
+                raise UserError(
+                    f"LPG learns from a rollout in one step of its own: {name} must be "
+                    f"{value}."
+                )
 
     @property
     def n_values(self) -> int:
@@ -186,6 +208,9 @@ class LPGRule(UpdateRule):
 
     def init(self, key):
         return lpg.init(key, self.lpg)
+
+    def advantage(self, targets):
+        return targets.policy
 
     def check(self, action_space):
         if not isinstance(action_space, gymnasium.spaces.Discrete):
@@ -275,7 +300,7 @@ class RuleConfig:
     def __post_init__(self):
         if self.rule not in ("lpg", "lpo"):
             raise UserError(f"Unknown rule {self.rule!r}: choose lpg or lpo.")
-        self.make(PPOConfig())
+        self.make(PPOConfig(**ONE_STEP))
 
     def make(self, config: PPOConfig, *, differentiable: bool = False) -> UpdateRule:
         """A rule of this shape for agents with these settings."""
@@ -290,7 +315,7 @@ class RuleConfig:
 
     def shapes(self) -> PyTree:
         """Of the rule's parameters."""
-        return jax.eval_shape(self.make(PPOConfig()).init, jax.random.key(0))
+        return jax.eval_shape(self.make(PPOConfig(**ONE_STEP)).init, jax.random.key(0))
 
 
 def save_rule(path: Path, params: PyTree, shape: RuleConfig, agent: PPOConfig) -> None:
@@ -319,3 +344,44 @@ def load_rule(path: str | Path) -> tuple[PyTree, RuleConfig]:
         raise UserError(f"{path} is no rule: make one with `rlgen train lpg`.")
     shape = configs.override(RuleConfig(), about["rule"], str(path))
     return trees.fit(arrays, shape.shapes(), path), shape
+
+
+#: Hand-written rules, and the settings that make them what they are.
+HAND_WRITTEN: dict[str, dict[str, Any]] = {
+    "a2c": {"n_epochs": 1, "n_minibatches": 1, "drift": "none", "clip_value": False},
+    "ppo": {"drift": "clip"},
+    "dpo": {"drift": "dpo"},
+}
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """Settings of agents that follow from their rule: a name or a file.
+
+    Raises:
+      UserError: neither.
+    """
+    if name in HAND_WRITTEN:
+        return HAND_WRITTEN[name]
+    if not Path(name).exists():
+        raise UserError(
+            f"There is no rule {name}: choose {', '.join(HAND_WRITTEN)}, or the file "
+            "or run directory of one that `rlgen train lpg` made."
+        )
+    return ONE_STEP if load_rule(name)[1].rule == "lpg" else {}
+
+
+def make_rule(name: str, config: PPOConfig) -> tuple[UpdateRule, PyTree]:
+    """A rule by its name or file, for agents with these settings; and its parameters.
+
+    Raises:
+      UserError: no such rule, or one that these settings contradict.
+    """
+    for setting, value in settings_of(name).items():
+        if getattr(config, setting) != value:
+            raise UserError(
+                f"The rule {name} needs {setting}={value}: leave {setting} out."
+            )
+    if name in HAND_WRITTEN:
+        return ActorCriticRule(config), None
+    params, shape = load_rule(name)
+    return shape.make(config), params

@@ -11,8 +11,10 @@ from rlgen.algos.meta.lifetime import Lifetime
 from rlgen.algos.meta.meta_gradient import Critic, MetaGradient, MetaGradientConfig
 from rlgen.algos.meta.tasks import Tasks
 from rlgen.algos.ppo import PPOConfig
-from rlgen.algos.rules import ActorCriticRule, RuleConfig
+from rlgen.algos.rules import ActorCriticRule, RuleConfig, make_rule, settings_of
 from rlgen.algos.student import Student
+from rlgen.algos.ued.assembly import UEDAlgorithm, UEDConfig
+from rlgen.algos.ued.experiment import UED
 from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig
 from rlgen.algos.ued.scores import NEEDS_ANTAGONIST
 from rlgen.config import RunConfig
@@ -121,6 +123,11 @@ class MetaGradientAlgorithm(Algorithm):
         self, run: RunConfig, env_config: Any, config: MetaGradientSettings
     ) -> MetaLearning:
         env, gradient = env_config.make_env(), config.gradient
+        if config.shape.rule != "lpg":
+            raise UserError(
+                f"The rule {config.shape.rule} is not learned by meta-gradients: "
+                "choose rule=lpg."
+            )
         rule = config.shape.make(config.ppo, differentiable=True)
         student = Student.create(env, config.network, rule, one_level=True)
         antagonist = None
@@ -170,7 +177,8 @@ _QUICK: Mapping[str, Any] = {
     "meta_grad_norm": 0.1,
     "n_updates": 1000,
     "log_every": 10,
-    "eval_every": 250,
+    "eval_every": 200,
+    "seeds": 3,
 }
 
 # Jackson et al. 2023, tables 2 and 3: 512 lifetimes 5000 meta-steps.
@@ -181,9 +189,64 @@ _PAPER: Mapping[str, Any] = {
     "eval_every": 250,
 }
 
+
+@dataclasses.dataclass(frozen=True)
+class AgentConfig(UEDConfig):
+    """Settings of an agent that learns by some update rule.
+
+    Attributes:
+      rule: a2c, ppo, dpo, or the file or run directory of a learned one.
+    """
+
+    rule: str = "ppo"
+
+
+@dataclasses.dataclass(frozen=True)
+class AgentAlgorithm(UEDAlgorithm):
+    """One agent on random levels of an environment, by a rule of choice."""
+
+    @property
+    def config(self) -> AgentConfig:
+        return AgentConfig()
+
+    def implied(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return settings_of(values.get("rule", "ppo"))
+
+    def build(self, run: RunConfig, env_config: Any, config: AgentConfig) -> UED:
+        rule, params = make_rule(config.rule, config.ppo)
+        ued = super().build(run, env_config, config)
+        student = Student.create(ued.env, config.network, rule, config.auto_reset)
+        return dataclasses.replace(
+            ued, network=student.network, rule=rule, rule_params=params
+        )
+
+
+# An agent by itself: rollouts of 64 x 20 steps, episodes that go on across them.
+_AGENT: Mapping[str, Any] = {
+    "replay_prob": 0.0,
+    "auto_reset": "resample",
+    "continue_episodes": True,
+    "n_envs": 64,
+    "n_steps": 20,
+    "core": "none",
+    "torso": "mlp",
+    "channels": 64,
+    "lr": 1e-3,
+    "discount": 0.99,
+    "gae_lambda": 0.95,
+}
+
+AGENT = AgentAlgorithm(
+    summary="an agent that learns by an update rule: --rule NAME or FILE",
+    source="the rule's",
+    settings=_AGENT,
+    presets={"quick": {"n_updates": 2000, "log_every": 50, "solvable": True}},
+)
+
 LPG = MetaGradientAlgorithm(
     summary="an update rule learned by meta-gradients on grid-world tasks",
     source="Oh et al. 2020",
     settings={},
     presets={"quick": _QUICK, "paper": _PAPER},
+    env="grid_tasks",
 )

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from rlgen.algos import ppo
-from rlgen.algos.rules import ActorCriticRule
+from rlgen.algos.rules import ActorCriticRule, UpdateRule
 from rlgen.algos.student import Student
 from rlgen.algos.ued import diagnostics, scores
 from rlgen.algos.ued.curriculum import ROLES, LevelDistribution
@@ -79,6 +79,8 @@ class UED(Experiment[UEDState]):
       eval_episodes: episodes per held-out level.
       needs_oracle: whether the scores want the environment's best returns.
       reference: given levels, which diagnostics compare with.
+      rule: how the student learns; None for PPO with `config`.
+      rule_params: what a learned rule has learned.
       diagnostics: see `DiagnosticsConfig`.
     """
 
@@ -94,6 +96,8 @@ class UED(Experiment[UEDState]):
     eval_episodes: int = 10
     needs_oracle: bool = False
     reference: LevelSet | None = None
+    rule: UpdateRule | None = None
+    rule_params: PyTree = None
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
 
     def __post_init__(self):
@@ -110,7 +114,7 @@ class UED(Experiment[UEDState]):
     @functools.cached_property
     def student(self) -> Student:
         """The agent that is trained and evaluated."""
-        rule = ActorCriticRule(self.config)
+        rule = self.rule or ActorCriticRule(self.config)
         return Student(self.env, self.network, rule, self.auto_reset)
 
     @property
@@ -126,7 +130,7 @@ class UED(Experiment[UEDState]):
             key, 5
         )
         hyper = hyper or ppo.Hyperparameters.from_config(
-            self.config, self.total_updates
+            self.config, self.total_updates, self.rule_params
         )
         ongoing, ongoing_levels = None, None
         curriculum = self.curriculum.init(key_curriculum)
@@ -170,7 +174,8 @@ class UED(Experiment[UEDState]):
 
         play = self.student.play(state.learner, state.hyper, key_roll, pool, start)
         trajectory = play.trajectory
-        feedback = self._score(state, draw, trajectory, play.targets.advantage)
+        advantage = self.student.rule.advantage(play.targets)
+        feedback = self._score(state, draw, trajectory, advantage)
         key_update, key_metrics = jax.random.split(key_update)
         curriculum, batch_metrics = self.curriculum.update(
             curriculum, key_update, draw, feedback
@@ -236,6 +241,9 @@ class UED(Experiment[UEDState]):
             best = jnp.pad(best, pad, constant_values=-jnp.inf)
             if optimal_return is not None:
                 optimal_return = jnp.pad(optimal_return, pad)
+        if self.network.n_values > 1:  # a prediction is no value
+            nothing = jnp.zeros_like(trajectory.reward)
+            trajectory = trajectory.replace(value=nothing)
         feedback = scores.score(
             self.curriculum.scores,
             trajectory,

@@ -319,3 +319,20 @@ def test_a_held_out_level_is_learned_by_a_new_agent():
     assert result.returns.shape == (3, 2)
     assert isinstance(experiment, MetaLearning)
     assert take(result, 0).length.min() >= 1
+
+
+def test_chunks_and_continuation_change_no_bit(tmp_path):
+    import rlgen
+    from rlgen.algos.rules import load_rule
+
+    shared = TINY | {"progress": False, "pictures": False, "eval_every": 0}
+
+    def rule_of(name, **settings):
+        folder = str(tmp_path / name)
+        store = rlgen.train("lpg", run_dir=folder, **shared, **settings)
+        return load_rule(store.path)[0]
+
+    whole = rule_of("whole", n_updates=3, log_every=3)
+    single = rule_of("single", n_updates=3, log_every=1)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(single), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,0 +1,115 @@
+"""Update rules by name and file: one student for all of them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlgen
+from rlgen.algos import drift, ppo
+from rlgen.algos.meta import lpo
+from rlgen.algos.ppo import Hyperparameters, PPOConfig
+from rlgen.algos.rules import (
+    ONE_STEP,
+    ActorCriticRule,
+    RuleConfig,
+    load_rule,
+    make_rule,
+    save_rule,
+)
+from rlgen.errors import UserError
+from rlgen.training import make_config
+
+AGENT = PPOConfig(**ONE_STEP)
+SHAPE = RuleConfig(rule_size=4, n_predictions=3)
+SMALL = {
+    "levels": "chains",
+    "min_length": 2,
+    "max_length": 30,
+    "eval_split": "test",
+    "n_envs": 4,
+    "n_steps": 6,
+    "channels": 8,
+    "head_size": 8,
+    "eval_episodes": 1,
+    "n_updates": 2,
+    "log_every": 1,
+    "progress": False,
+    "pictures": False,
+}
+
+
+@pytest.fixture(scope="module")
+def lpg_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rules") / "rule-0.npz"
+    save_rule(path, SHAPE.make(AGENT).init(jax.random.key(0)), SHAPE, AGENT)
+    return path
+
+
+def test_a_rule_round_trips_through_its_file_or_its_folder(lpg_file):
+    params = SHAPE.make(AGENT).init(jax.random.key(0))
+    for path in (lpg_file, lpg_file.parent):
+        again, shape = load_rule(path)
+        assert shape == SHAPE
+        for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_rule_file_with_other_shapes_is_refused(lpg_file, tmp_path):
+    params, _ = load_rule(lpg_file)
+    save_rule(tmp_path / "other.npz", params, RuleConfig(rule_size=5), AGENT)
+    with pytest.raises(UserError, match="use the size and settings that it was train"):
+        load_rule(tmp_path / "other.npz")
+    with pytest.raises(UserError, match="is not a rule"):
+        load_rule(tmp_path / "none.npz")
+
+
+def test_names_and_settings_that_contradict_a_rule():
+    with pytest.raises(UserError, match="There is no rule nothing: choose a2c, ppo"):
+        make_rule("nothing", PPOConfig())
+    with pytest.raises(UserError, match="a2c needs n_epochs=1"):
+        make_rule("a2c", PPOConfig(n_epochs=4))
+    with pytest.raises(UserError, match="one step of its own: n_epochs must be 1"):
+        SHAPE.make(PPOConfig())
+
+
+@pytest.mark.parametrize("rule", ["a2c", "ppo", "dpo", "lpg"])
+def test_an_agent_learns_by_any_rule(rule, lpg_file, tmp_path):
+    name = str(lpg_file) if rule == "lpg" else rule
+    store = rlgen.train("agent", "delayed_chain", rule=name, out=str(tmp_path), **SMALL)
+    assert store.is_done
+    rows = store.read_metrics()
+    assert np.isfinite(rows["loss"].dropna()).all()
+
+
+def test_a_rule_for_discrete_actions_refuses_others(lpg_file):
+    from probes import Probe
+
+    rule, _ = make_rule(str(lpg_file), AGENT)
+    with pytest.raises(UserError, match="it needs discrete ones"):
+        rule.check(Probe(reward_for="target").action_space)
+
+
+def test_what_a_flag_implies_stands_below_what_it_says():
+    config = make_config("agent", "maze", "", {}, flags={"rule": "a2c"})
+    assert config.algo.ppo.n_epochs == 1
+    assert config.algo.ppo.drift == "none"
+    assert make_config("agent", "maze").algo.ppo.n_epochs == 5
+    assert make_config("lpg").env == "grid_tasks"
+
+
+def test_a_learned_drift_without_weights_is_ppo():
+    """From the clip on, a network of zeros changes nothing but its margin."""
+    shape = RuleConfig(rule="lpo", from_clip=True, drift_size=4)
+    rule = shape.make(PPOConfig())
+    assert isinstance(rule, ActorCriticRule)
+    params = jax.tree.map(jnp.zeros_like, rule.init(jax.random.key(0)))
+    hyper = Hyperparameters.from_config(PPOConfig(), 10, params)
+    log_ratio = jnp.linspace(-1.0, 1.0, 9)
+    advantage = jnp.linspace(2.0, -2.0, 9)
+    found = lpo.drift(hyper.rule, rule.lpo, log_ratio, advantage, 0.2)
+    expected = drift.clip(log_ratio, advantage, jnp.float32(0.2))
+    np.testing.assert_allclose(found, expected, atol=1.1e-4)
+    assert rule.metrics == ppo.METRICS
