@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from rlgen.algos.meta.evolution import Evolution, EvolutionConfig
 from rlgen.algos.meta.experiment import MetaLearning
 from rlgen.algos.meta.lifetime import Lifetime
 from rlgen.algos.meta.meta_gradient import Critic, MetaGradient, MetaGradientConfig
@@ -84,16 +85,36 @@ class MetaGradientSettings(MetaConfig):
     antagonist_entropy: float = 0.01
 
 
+@dataclasses.dataclass(frozen=True)
+class EvolutionSettings(MetaConfig):
+    """Settings of learning an update rule by evolution; `n_agents` is the population.
+
+    Attributes:
+      evolution: see its class.
+    """
+
+    evolution: EvolutionConfig = EvolutionConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.replay.replay_prob > 0:
+            raise UserError("Evolution draws tasks uniformly: leave replay_prob at 0.")
+
+
 def _common(
-    run: RunConfig, env_config: Any, config: MetaConfig, student: Student
+    run: RunConfig,
+    env_config: Any,
+    config: MetaConfig,
+    student: Student,
+    n_tasks: int,
 ) -> dict[str, Any]:
-    """What every way of learning a rule is made of."""
+    """What every way of learning a rule is made of; tasks come in batches."""
     tasks = Tasks(env_config.make_space(), config.min_lifetime, config.max_lifetime)
     vmapped = resolve_seed_axis(run.seed_axis) == "vmap"
     curriculum = LevelReplay(
         space=tasks,
         config=config.replay,
-        n_levels=config.n_agents,
+        n_levels=n_tasks,
         total_updates=run.n_updates,
         seed_axis=SEED_AXIS_NAME if vmapped else None,
     )
@@ -156,7 +177,29 @@ class MetaGradientAlgorithm(Algorithm):
             config=gradient,
             critic=critic,
             antagonist=antagonist,
-            **_common(run, env_config, config, student),
+            **_common(run, env_config, config, student, config.n_agents),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvolutionAlgorithm(Algorithm):
+    """A rule that is learned by an evolution strategy."""
+
+    @property
+    def config(self) -> EvolutionSettings:
+        return EvolutionSettings()
+
+    def build(
+        self, run: RunConfig, env_config: Any, config: EvolutionSettings
+    ) -> MetaLearning:
+        rule = config.shape.make(config.ppo)
+        student = Student.create(
+            env_config.make_env(), config.network, rule, one_level=True
+        )
+        n_pairs = max(1, config.n_agents // 2)
+        return Evolution(
+            config=config.evolution,
+            **_common(run, env_config, config, student, n_pairs),
         )
 
 
@@ -248,5 +291,14 @@ LPG = MetaGradientAlgorithm(
     source="Oh et al. 2020",
     settings={},
     presets={"quick": _QUICK, "paper": _PAPER},
+    env="grid_tasks",
+)
+
+# Jackson et al. 2024: 512 pairs, 2500 generations, lifetimes log-uniform in 10 to 250.
+TA_LPG = EvolutionAlgorithm(
+    summary="time-aware LPG, learned by evolution over whole lifetimes",
+    source="Jackson et al. 2024",
+    settings={"time_aware": True, "min_lifetime": 10, "max_lifetime": 250},
+    presets={"paper": {"n_agents": 1024, "n_updates": 2500, "eval_every": 250}},
     env="grid_tasks",
 )

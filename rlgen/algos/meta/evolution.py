@@ -1,0 +1,208 @@
+"""Evolution strategies: update rules that are worth more at the end of whole lives.
+
+Pairs of rules, the mean plus and minus one perturbation, bring up agents that are born
+alike on the same task and see the same luck; the sign of the difference says which way
+is better (antithetic pairs with ranks within the pair, Jackson et al. 2024, TA-LPG). A
+tie says nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from rlgen.algos.meta.experiment import MetaLearning
+from rlgen.errors import UserError
+from rlgen.experiment import Metrics, all_finite
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class EvolutionConfig:
+    """Settings of the evolution strategy; defaults of Jackson et al. 2024's code.
+
+    Attributes:
+      sigma: standard deviation of perturbations.
+      es_lr: learning rate of Adam at the start.
+      es_lr_decay: factor on it per generation.
+      es_lr_end: it falls no lower.
+    """
+
+    sigma: float = 0.1
+    es_lr: float = 1e-2
+    es_lr_decay: float = 0.999
+    es_lr_end: float = 1e-5
+
+    def __post_init__(self):
+        if self.sigma <= 0 or self.es_lr <= 0:
+            raise UserError("sigma and es_lr must be above 0.")
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Adam with the falling learning rate."""
+        return optax.adam(
+            optax.exponential_decay(
+                self.es_lr, 1, self.es_lr_decay, end_value=self.es_lr_end
+            )
+        )
+
+
+def perturbations(key: jax.Array, params: PyTree, n_pairs: int) -> PyTree:
+    """Standard normal numbers in the structure of `params`, stacked [n_pairs, ...]."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(
+        structure,
+        [
+            jax.random.normal(key, (n_pairs, *leaf.shape))
+            for key, leaf in zip(keys, leaves, strict=True)
+        ],
+    )
+
+
+def perturbed(params: PyTree, noise: PyTree, scale: jax.typing.ArrayLike) -> PyTree:
+    """The mean moved along every perturbation, stacked like `noise`."""
+    return jax.tree.map(lambda mean, n: mean + scale * n, params, noise)
+
+
+def gradient(noise: PyTree, plus: jax.Array, minus: jax.Array) -> PyTree:
+    """What to descend on for more fitness: the mean of perturbations by who won.
+
+    Args:
+      noise: from `perturbations`.
+      plus, minus: float32[n_pairs], fitness of the two members of every pair; a pair
+        with a NaN says nothing.
+    """
+    sign = jnp.nan_to_num(jnp.sign(plus - minus))
+    return jax.tree.map(lambda n: -jnp.tensordot(sign, n, 1) / sign.shape[0], noise)
+
+
+class EvolutionState(struct.PyTreeNode):
+    """Everything that evolution carries."""
+
+    rule: PyTree  # the mean
+    opt_state: PyTree
+    curriculum: PyTree
+    key: jax.Array
+    n_updates: jax.Array  # () int32, generations
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evolution(MetaLearning[EvolutionState]):
+    """Learns a rule by an evolution strategy; one update is one generation.
+
+    All agents of a generation live equally long, so none is stepped in vain. The
+    population is `n_agents`; fitness is the mean return of the last episode in every
+    environment of an agent.
+
+    Attributes:
+      config: see its class.
+    """
+
+    config: EvolutionConfig
+
+    def __post_init__(self):
+        if self.n_agents % 2:
+            raise UserError(
+                f"A population of {self.n_agents} cannot be made of pairs: choose an "
+                "even n_agents."
+            )
+
+    @property
+    def env_steps_per_update(self) -> int:
+        """In the mean over lifetimes; the metric agent_updates counts them."""
+        low, high = self.tasks.min_lifetime, self.tasks.max_lifetime
+        mean = sum(
+            n * p for n, p in zip(range(low, high + 1), self._p_lifetime, strict=True)
+        )
+        config = self.lifetime.student.config
+        return round(self.n_agents * mean * config.n_envs * config.n_steps)
+
+    @functools.cached_property
+    def _p_lifetime(self) -> list[float]:
+        low, high = self.tasks.min_lifetime, self.tasks.max_lifetime
+        logs = jnp.log(jnp.arange(low, high + 2))
+        return ((logs[1:] - logs[:-1]) / (logs[-1] - logs[0])).tolist()
+
+    def rule_params(self, states: EvolutionState) -> PyTree:
+        return states.rule
+
+    def init(self, key: jax.Array) -> EvolutionState:
+        key, key_rule, key_curriculum = jax.random.split(key, 3)
+        # The published mean begins at zero, not at a drawn rule.
+        rule = jax.tree.map(jnp.zeros_like, self.lifetime.student.rule.init(key_rule))
+        return EvolutionState(
+            rule=rule,
+            opt_state=self.config.optimizer.init(rule),
+            curriculum=self.curriculum.init(key_curriculum),
+            key=key,
+            n_updates=jnp.int32(0),
+        )
+
+    def fitness(self, rules: PyTree, tasks: PyTree, lifetime, key: jax.Array):
+        """Of rules [M, ...] on tasks [M, ...]: returns at the end of life. (M,)."""
+        n = len(jax.tree.leaves(rules)[0])
+        tasks = tasks.replace(lifetime=jnp.full(n, lifetime))
+        key_begin, key_live = jax.random.split(key)
+        lives = jax.vmap(self.lifetime.begin)(jax.random.split(key_begin, n), tasks)
+
+        def update(i, lives):
+            keys = jax.random.split(jax.random.fold_in(key_live, i), n)
+            return jax.vmap(lambda *args: self.lifetime.advance(*args)[0])(
+                lives, tasks, rules, keys
+            )
+
+        lives = jax.lax.fori_loop(0, lifetime, update, lives)
+        return jax.vmap(lambda returns: returns.mean)(lives.returns)
+
+    def update(self, state: EvolutionState) -> tuple[EvolutionState, Metrics]:
+        key, key_tasks, key_age, key_noise, key_live, key_metrics = jax.random.split(
+            state.key, 6
+        )
+        n_pairs = self.n_agents // 2
+        shared_key = jax.random.fold_in(jax.random.key(0), state.n_updates)
+        curriculum, draw = self.curriculum.sample(
+            state.curriculum, key_tasks, shared_key, n_pairs
+        )
+        lifetime = self.tasks.lifetime(key_age)
+        noise = perturbations(key_noise, state.rule, n_pairs)
+        # The same key twice: both of a pair are born alike and have the same luck.
+        plus, minus = (
+            self.fitness(
+                perturbed(state.rule, noise, scale),
+                draw.batch.levels,
+                lifetime,
+                key_live,
+            )
+            for scale in (self.config.sigma, -self.config.sigma)
+        )
+        direction = gradient(noise, plus, minus)
+        updates, opt_state = self.config.optimizer.update(direction, state.opt_state)
+        rule = optax.apply_updates(state.rule, updates)
+        both = jnp.concatenate([plus, minus])
+        metrics = {
+            "life_return": jnp.nanmean(both),
+            "lifetime": lifetime,
+            "agent_updates": lifetime * self.n_agents,
+            "ties": jnp.mean(plus == minus),
+            "nan_fitness": jnp.sum(jnp.isnan(both)),
+            "rule_norm": optax.global_norm(rule),
+            "meta_grad_norm": optax.global_norm(direction),
+            "finite": all_finite(rule),
+        }
+        metrics |= self.curriculum.metrics(curriculum, key_metrics)
+        state = EvolutionState(
+            rule=rule,
+            opt_state=opt_state,
+            curriculum=curriculum,
+            key=key,
+            n_updates=state.n_updates + 1,
+        )
+        return state, {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}

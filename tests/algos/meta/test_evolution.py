@@ -1,0 +1,118 @@
+"""The evolution strategy: signs, ties, NaN, pairs that see the same luck."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlgen.algos.meta import evolution
+from rlgen.algos.meta.evolution import Evolution, EvolutionConfig
+from rlgen.errors import UserError
+from rlgen.training import make_config
+
+TINY = {
+    "height": 3,
+    "width": 3,
+    "n_objects": 1,
+    "min_size": 3,
+    "max_size": 3,
+    "n_walls": 1,
+    "min_steps": 3,
+    "max_steps": 6,
+    "n_heldout": 3,
+    "n_envs": 4,
+    "n_steps": 5,
+    "n_agents": 4,
+    "min_lifetime": 4,
+    "max_lifetime": 6,
+    "rule_size": 6,
+    "n_predictions": 3,
+    "eval_episodes": 2,
+}
+
+
+def build(**settings) -> Evolution:
+    experiment = make_config("ta-lpg", "grid_tasks", "", TINY | settings).build()
+    assert isinstance(experiment, Evolution)
+    return experiment
+
+
+def test_the_mean_climbs_a_quadratic():
+    """Published ports went the other way: to -1.9 for an optimum at 1."""
+    config = EvolutionConfig(sigma=0.1, es_lr=0.05)
+    mean = {"x": jnp.zeros(3)}
+    opt_state = config.optimizer.init(mean)
+
+    def fitness(x):
+        return -jnp.sum(jnp.square(x["x"] - 1.0), axis=-1)
+
+    @jax.jit
+    def generation(mean, opt_state, key):
+        noise = evolution.perturbations(key, mean, 16)
+        plus, minus = (
+            fitness(evolution.perturbed(mean, noise, scale)) for scale in (0.1, -0.1)
+        )
+        direction = evolution.gradient(noise, plus, minus)
+        updates, opt_state = config.optimizer.update(direction, opt_state)
+        return optax.apply_updates(mean, updates), opt_state
+
+    for i in range(60):
+        mean, opt_state = generation(mean, opt_state, jax.random.key(i))
+    np.testing.assert_allclose(mean["x"], 1.0, atol=0.15)
+
+
+def test_ties_and_nan_say_nothing():
+    noise = {"x": jnp.arange(8.0).reshape(4, 2) + 1.0}
+    plus = jnp.array([1.0, 2.0, jnp.nan, 0.0])
+    minus = jnp.array([1.0, 0.0, 1.0, 5.0])
+    found = evolution.gradient(noise, plus, minus)["x"]
+    # Only the second pair (for) and the last (against) count.
+    np.testing.assert_allclose(found, -(noise["x"][1] - noise["x"][3]) / 4)
+
+
+def test_both_of_a_pair_live_the_same_life_where_their_rules_are_the_same():
+    experiment = build()
+    state = jax.jit(experiment.init)(jax.random.key(0))
+    _, draw = experiment.curriculum.sample(
+        state.curriculum, jax.random.key(1), jax.random.key(2), 2
+    )
+    noise = evolution.perturbations(jax.random.key(3), state.rule, 2)
+    fitness = jax.jit(experiment.fitness)
+    one, other = (
+        fitness(
+            evolution.perturbed(state.rule, noise, scale),
+            draw.batch.levels,
+            jnp.int32(4),
+            jax.random.key(4),
+        )
+        for scale in (0.0, -0.0)
+    )
+    np.testing.assert_array_equal(one, other)
+
+
+def test_generations_move_the_rule_and_count_their_work():
+    experiment = build(n_agents=8, max_lifetime=6)
+    state = jax.jit(experiment.init)(jax.random.key(0))
+    assert all(np.all(np.asarray(x) == 0) for x in jax.tree.leaves(state.rule))
+    update, lifetimes = jax.jit(experiment.update), []
+    for _ in range(3):
+        state, metrics = update(state)
+        lifetimes.append(float(metrics["lifetime"]))
+        assert float(metrics["agent_updates"]) == 8 * lifetimes[-1]
+    assert 4 <= min(lifetimes) <= max(lifetimes) <= 6
+    assert float(metrics["rule_norm"]) > 0
+    assert float(metrics["nan_fitness"]) == 0
+    # Lifetimes 4, 5 and 6, log-uniform; 4 x 5 steps for each of 8 agents.
+    p = np.log([5 / 4, 6 / 5, 7 / 6]) / np.log(7 / 4)
+    mean = p @ np.array([4, 5, 6])
+    assert experiment.env_steps_per_update == round(8 * mean * 20)
+
+
+def test_a_population_that_is_odd_is_refused():
+    with pytest.raises(UserError, match="choose an even n_agents"):
+        build(n_agents=5)
+    with pytest.raises(UserError, match="must be above 0"):
+        build(sigma=0.0)
