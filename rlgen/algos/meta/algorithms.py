@@ -203,7 +203,8 @@ class EvolutionAlgorithm(Algorithm):
         )
 
 
-_QUICK: Mapping[str, Any] = {
+# Grids of 4 or 5 cells a side with one or two objects, episodes of 20 to 50 steps.
+_SMALL_GRIDS: Mapping[str, Any] = {
     "height": 5,
     "width": 5,
     "n_objects": 2,
@@ -211,6 +212,10 @@ _QUICK: Mapping[str, Any] = {
     "n_walls": 4,
     "max_steps": 50,
     "n_heldout": 128,
+}
+
+_QUICK: Mapping[str, Any] = {
+    **_SMALL_GRIDS,
     "n_envs": 16,
     "n_agents": 32,
     "min_lifetime": 50,
@@ -299,6 +304,20 @@ TA_LPG = EvolutionAlgorithm(
     summary="time-aware LPG, learned by evolution over whole lifetimes",
     source="Jackson et al. 2024",
     settings={"time_aware": True, "min_lifetime": 10, "max_lifetime": 250},
-    presets={"paper": {"n_agents": 1024, "n_updates": 2500, "eval_every": 250}},
+    presets={
+        "quick": {
+            **_SMALL_GRIDS,
+            "n_envs": 8,
+            "n_agents": 64,
+            "rule_size": 16,
+            "max_lifetime": 100,
+            "eval_lifetime": 50,
+            "n_updates": 1500,
+            "log_every": 50,
+            "eval_every": 500,
+            "seeds": 3,
+        },
+        "paper": {"n_agents": 1024, "n_updates": 2500, "eval_every": 250},
+    },
     env="grid_tasks",
 )
