@@ -13,7 +13,8 @@ from rlgen.algos.ued import scores
 from rlgen.rollout import Trajectory
 
 T, B, L = 11, 3, 4
-NAMES = tuple(scores.SCORES)
+# Scores of one batch of rollouts; those that need agents of another rule are apart.
+NAMES = tuple(name for name in scores.SCORES if name not in scores.NEEDS_ANTAGONIST)
 
 
 def trajectory(reward, value, success, terminated, truncated):
@@ -255,3 +256,20 @@ def test_scores_scale_with_the_reward():
     large = one_level(**{k: 8 * v for k, v in columns.items()}, terminated=done)
     for name in ("l1", "pvl", "maxmc", "grounded_l1"):
         assert large(name).score[0] == 8 * small(name).score[0]
+
+
+def test_algorithmic_regret_is_what_the_antagonist_earns_more():
+    nothing = np.zeros(3)
+    lives = scores.Episodes(
+        l1=nothing,
+        positive=nothing,
+        negative=nothing,
+        value=nothing,
+        mean_return=np.array([0.2, 0.5, 1.0]),
+        success_rate=nothing,
+        max_return=nothing,
+        optimal_return=None,
+        antagonist_return=np.array([0.9, 0.5, 0.25]),
+    )
+    found = scores.SCORES["algorithmic_regret"](lives)
+    np.testing.assert_allclose(found, [0.7, 0.0, -0.75])
