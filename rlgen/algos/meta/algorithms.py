@@ -109,7 +109,12 @@ def _common(
     n_tasks: int,
 ) -> dict[str, Any]:
     """What every way of learning a rule is made of; tasks come in batches."""
-    tasks = Tasks(env_config.make_space(), config.min_lifetime, config.max_lifetime)
+    tasks = Tasks(
+        env_config.make_space(),
+        config.min_lifetime,
+        config.max_lifetime,
+        env_config.training_set(),
+    )
     vmapped = resolve_seed_axis(run.seed_axis) == "vmap"
     curriculum = LevelReplay(
         space=tasks,
@@ -299,25 +304,104 @@ LPG = MetaGradientAlgorithm(
     env="grid_tasks",
 )
 
+# Tasks by the regret of the rule to A2C on the same task and lifetime; antagonists live
+# beside the agents. Of Jackson et al. 2023 but for the order of replay, which there is
+# greedy: the tasks of highest regret.
+_GROOVE: Mapping[str, Any] = {
+    "replay_prob": 0.5,
+    "score": "algorithmic_regret",
+    "prioritization": "rank",
+    "temperature": 0.3,
+    "staleness": 0.0,
+}
+
+GROOVE = MetaGradientAlgorithm(
+    summary="an update rule learned on the tasks where it is worse than A2C",
+    source="Jackson et al. 2023",
+    settings=_GROOVE,
+    presets={
+        "quick": {**_QUICK, "buffer_size": 256, "min_fill": 0.25},
+        "paper": {**_PAPER, "buffer_size": 4000, "min_fill": 0.5},
+    },
+    env="grid_tasks",
+)
+
+# Evolution on two CPU cores: lives of 10 to 100 updates on small grids.
+_QUICK_EVOLUTION: Mapping[str, Any] = {
+    **_SMALL_GRIDS,
+    "n_envs": 8,
+    "n_agents": 64,
+    "eval_lifetime": 50,
+    "n_updates": 1500,
+    "log_every": 50,
+    "eval_every": 500,
+    "seeds": 3,
+}
+
 # Jackson et al. 2024: 512 pairs, 2500 generations, lifetimes log-uniform in 10 to 250.
 TA_LPG = EvolutionAlgorithm(
     summary="time-aware LPG, learned by evolution over whole lifetimes",
     source="Jackson et al. 2024",
     settings={"time_aware": True, "min_lifetime": 10, "max_lifetime": 250},
     presets={
-        "quick": {
-            **_SMALL_GRIDS,
-            "n_envs": 8,
-            "n_agents": 64,
-            "rule_size": 16,
-            "max_lifetime": 100,
-            "eval_lifetime": 50,
-            "n_updates": 1500,
-            "log_every": 50,
-            "eval_every": 500,
-            "seeds": 3,
-        },
+        "quick": {**_QUICK_EVOLUTION, "rule_size": 16, "max_lifetime": 100},
         "paper": {"n_agents": 1024, "n_updates": 2500, "eval_every": 250},
+    },
+    env="grid_tasks",
+)
+
+# Agents that learn by a drift: several passes over each rollout, or none would be
+# needed. The network is added to PPO's clip (the published option ppo-init).
+_DRIFT: Mapping[str, Any] = {
+    "rule": "lpo",
+    "from_clip": True,
+    "optimizer": "adam",
+    "lr": 5e-2,
+    "n_epochs": 4,
+    "n_minibatches": 4,
+    "entropy_coef": 1e-2,
+    "clip_value": False,
+}
+
+# Lu et al. 2022: a population of 32 and 1,025 generations, there on one task (Ant).
+_PAPER_LPO: Mapping[str, Any] = {"n_agents": 32, "n_updates": 1025, "eval_every": 205}
+
+LPO = EvolutionAlgorithm(
+    summary="a drift for PPO, learned by evolution over whole lifetimes",
+    source="Lu et al. 2022",
+    settings={**_DRIFT, "min_lifetime": 250, "max_lifetime": 250},
+    presets={
+        "quick": {
+            **_QUICK_EVOLUTION,
+            "n_updates": 600,
+            "eval_every": 200,
+            "drift_size": 32,
+            "min_lifetime": 50,
+            "max_lifetime": 50,
+        },
+        "paper": _PAPER_LPO,
+    },
+    env="grid_tasks",
+)
+
+TA_LPO = EvolutionAlgorithm(
+    summary="a drift that knows the time, learned by evolution over whole lifetimes",
+    source="Jackson et al. 2024",
+    settings={
+        **_DRIFT,
+        "time_aware": True,
+        "min_lifetime": 10,
+        "max_lifetime": 250,
+    },
+    presets={
+        "quick": {
+            **_QUICK_EVOLUTION,
+            "n_updates": 600,
+            "eval_every": 200,
+            "drift_size": 32,
+            "max_lifetime": 100,
+        },
+        "paper": _PAPER_LPO,
     },
     env="grid_tasks",
 )

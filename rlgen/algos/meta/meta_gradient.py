@@ -453,10 +453,12 @@ class MetaGradient(MetaLearning[MetaGradientState]):
             antagonist_return=rival,
         )
         first, second = (scores.SCORES[n](lives) for n in self.curriculum.scores)
+        # The first lives were cut short: no lifetime that is ever drawn, so no task.
+        told = ended & (batch.levels.lifetime >= self.tasks.min_lifetime)
         return scores.Feedback(
             score=first,
             score2=second,
-            max_return=jnp.where(ended, best, -jnp.inf),
-            n_episodes=ended.astype(jnp.int32),
-            n_success=(ended & (earned > 0)).astype(jnp.int32),
+            max_return=jnp.where(told, best, -jnp.inf),
+            n_episodes=told.astype(jnp.int32),
+            n_success=(told & (earned > 0)).astype(jnp.int32),
         )

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from rlgen.env import take
 from rlgen.errors import UserError
-from rlgen.levels import LevelFileError, LevelSpace
+from rlgen.levels import LevelFileError, LevelSet, LevelSpace
 
 PyTree = Any
 
@@ -37,11 +38,13 @@ class Tasks(LevelSpace[Task]):
     Attributes:
       space: of the levels.
       min_lifetime, max_lifetime: updates.
+      given: levels to draw from, each as likely; None for new ones from the space.
     """
 
     space: LevelSpace
     min_lifetime: int
     max_lifetime: int
+    given: LevelSet | None = None
 
     def __post_init__(self):
         if not 1 <= self.min_lifetime <= self.max_lifetime:
@@ -60,7 +63,12 @@ class Tasks(LevelSpace[Task]):
 
     def sample(self, key: jax.Array) -> Task:
         key_level, key_lifetime = jax.random.split(key)
-        return Task(self.space.sample(key_level), self.lifetime(key_lifetime))
+        if self.given is None:
+            level = self.space.sample(key_level)
+        else:
+            row = jax.random.randint(key_level, (), 0, len(self.given))
+            level = take(jax.tree.map(jnp.asarray, self.given.levels), row)
+        return Task(level, self.lifetime(key_lifetime))
 
     def valid(self, level: Task) -> jax.Array:
         return self.space.valid(level.level)

@@ -7,35 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny import TINY_TASKS
 
 from rlgen.algos.meta import evolution
 from rlgen.algos.meta.evolution import Evolution, EvolutionConfig
 from rlgen.errors import UserError
 from rlgen.training import make_config
 
-TINY = {
-    "height": 3,
-    "width": 3,
-    "n_objects": 1,
-    "min_size": 3,
-    "max_size": 3,
-    "n_walls": 1,
-    "min_steps": 3,
-    "max_steps": 6,
-    "n_heldout": 3,
-    "n_envs": 4,
-    "n_steps": 5,
-    "n_agents": 4,
-    "min_lifetime": 4,
-    "max_lifetime": 6,
-    "rule_size": 6,
-    "n_predictions": 3,
-    "eval_episodes": 2,
-}
-
 
 def build(**settings) -> Evolution:
-    experiment = make_config("ta-lpg", "grid_tasks", "", TINY | settings).build()
+    experiment = make_config("ta-lpg", "grid_tasks", "", TINY_TASKS | settings).build()
     assert isinstance(experiment, Evolution)
     return experiment
 

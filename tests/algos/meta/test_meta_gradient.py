@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import lpg as oracle
+from tiny import TINY_TASKS
 
 from rlgen.algos.meta.experiment import MetaLearning
 from rlgen.algos.meta.lpg import Experience
@@ -20,26 +21,7 @@ from rlgen.env import Env, Step, take
 from rlgen.errors import UserError
 from rlgen.training import make_config
 
-TINY = {
-    "height": 3,
-    "width": 3,
-    "n_objects": 1,
-    "min_size": 3,
-    "max_size": 3,
-    "n_walls": 1,
-    "min_steps": 3,
-    "max_steps": 6,
-    "n_heldout": 3,
-    "n_envs": 4,
-    "n_steps": 5,
-    "n_agents": 4,
-    "min_lifetime": 4,
-    "max_lifetime": 6,
-    "n_inner": 2,
-    "rule_size": 6,
-    "n_predictions": 3,
-    "eval_episodes": 2,
-}
+TINY = TINY_TASKS | {"n_inner": 2}
 
 
 def build(algorithm="lpg", **settings) -> MetaGradient:

@@ -9,7 +9,7 @@ import pytest
 from rlgen.algos.meta.tasks import Tasks
 from rlgen.envs.grid_tasks.config import GridTasksConfig
 from rlgen.errors import UserError
-from rlgen.levels import LevelFileError, sample_split, split_of
+from rlgen.levels import LevelFileError, LevelSet, sample_split, split_of
 
 SPACE = GridTasksConfig(height=5, width=5, n_objects=2, max_size=5).make_space()
 TASKS = Tasks(SPACE, 10, 250)
@@ -37,6 +37,15 @@ def test_a_task_is_of_its_levels_split_whatever_its_lifetime():
         longer = task.replace(lifetime=task.lifetime + 1)
         assert int(split_of(TASKS.hash(longer))) == 2
         assert (TASKS.hash(longer) != TASKS.hash(task)).any()
+
+
+def test_given_levels_are_the_only_ones():
+    given = LevelSet.generate(SPACE, 3, seed=0, split="train")
+    tasks = Tasks(SPACE, 10, 20, given)
+    drawn = jax.vmap(tasks.sample)(jax.random.split(jax.random.key(0), 64))
+    hashes = np.asarray(jax.vmap(SPACE.hash)(drawn.level))
+    assert {h.tobytes() for h in hashes} == {h.tobytes() for h in given.hashes}
+    assert 10 <= drawn.lifetime.min() < drawn.lifetime.max() <= 20
 
 
 def test_tasks_round_trip_through_text():

@@ -1,0 +1,131 @@
+"""GROOVE: ended lives score their tasks by regret, and the buffer replays those."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from tiny import TINY_TASKS
+
+from rlgen.algos.meta.meta_gradient import MetaGradient
+from rlgen.env import take
+from rlgen.errors import UserError
+from rlgen.training import make_config
+
+SMALL = TINY_TASKS | {
+    "buffer_size": 16,
+    "min_fill": 0.2,
+    "n_agents": 8,
+    "max_lifetime": 4,
+    "n_inner": 2,
+}
+
+
+def build(**settings) -> MetaGradient:
+    experiment = make_config("groove", "grid_tasks", "", SMALL | settings).build()
+    assert isinstance(experiment, MetaGradient)
+    return experiment
+
+
+@functools.cache
+def history(score="algorithmic_regret", n_updates=12):
+    """States before each update, with the metrics of the update."""
+    experiment = build(score=score)
+    state = jax.jit(experiment.init)(jax.random.key(0))
+    update, rows = jax.jit(experiment.update), []
+    for _ in range(n_updates):
+        before = state
+        state, metrics = update(state)
+        rows.append((before, state, {k: float(v) for k, v in metrics.items()}))
+    return experiment, rows
+
+
+def ended(state):
+    """Which agents' lives end in the next update (K = 2)."""
+    lived = np.asarray(state.agents.lives.learner.n_updates) + 2
+    return lived >= np.asarray(state.agents.batch.levels.lifetime)
+
+
+def filled(state):
+    buffer = state.curriculum.buffer
+    size = int(buffer.size)
+    return jax.tree.map(lambda x: np.asarray(x)[:size] if x.ndim else x, buffer)
+
+
+def test_only_ended_lives_of_a_drawn_lifetime_enter_the_buffer():
+    """Published code gave tasks that nobody had played a score of 0."""
+    _, rows = history()
+    known: set[bytes] = set()
+    for before, after, _ in rows:
+        batch = before.agents.batch
+        told = ended(before) & (np.asarray(batch.levels.lifetime) >= 4)
+        known |= {h.tobytes() for h in np.asarray(batch.hash)[told]}
+        buffer = filled(after)
+        assert {h.tobytes() for h in buffer.batch.hash} <= known
+        assert np.all(buffer.n_episodes > 0)
+        assert np.all(np.isfinite(buffer.score))
+        assert np.all(buffer.batch.levels.lifetime == 4)
+    assert len(filled(rows[-1][1]).score) > 4
+
+
+def test_the_score_is_what_the_antagonist_earns_more():
+    """Both lived on the same task, equally long, beside each other."""
+    experiment, rows = history()
+    compared = 0
+    for before, after, metrics in rows:
+        is_ended = ended(before)
+        if not is_ended.any():
+            assert np.isnan(metrics["life_score"])
+            continue
+        regret = metrics["antagonist_return"] - metrics["life_return"]
+        assert metrics["life_score"] == pytest.approx(regret, abs=1e-6)
+        rivals = after.antagonists.learner.n_updates
+        np.testing.assert_array_equal(rivals, after.agents.lives.learner.n_updates)
+        compared += 1
+    assert compared > 3
+    # A2C agents, whose tables hold a value, not a prediction.
+    assert experiment.antagonist.student.rule.n_values == 1
+
+
+def test_tasks_are_replayed_from_the_buffer():
+    _, rows = history()
+    replayed = 0
+    for before, after, _ in rows:
+        reborn = ended(before) & (np.asarray(after.agents.role) == 1)
+        hashes = np.asarray(after.agents.batch.hash)[reborn]
+        held = {h.tobytes() for h in filled(after).batch.hash}
+        assert {h.tobytes() for h in hashes} <= held
+        replayed += len(hashes)
+    assert replayed > 0
+
+
+@pytest.mark.parametrize("score", ["l1", "pvl", "maxmc", "true_regret", "mean_return"])
+def test_every_score_to_compare_with_is_finite(score):
+    experiment, rows = history(score, 3)
+    assert experiment.antagonist is None
+    scored = [m["life_score"] for _, _, m in rows if np.isfinite(m["life_score"])]
+    assert len(scored) > 0
+    if score in ("l1", "pvl"):
+        assert min(scored) > 0
+
+
+def test_regret_to_the_oracle_is_what_the_best_policy_earns_more():
+    experiment, rows = history("true_regret", 3)
+    before, _, metrics = rows[-1]
+    is_ended = np.flatnonzero(ended(before))
+    tasks = take(before.agents.batch.levels, is_ended)
+    best = jax.jit(jax.vmap(experiment.env.optimal_return))(tasks.level)
+    regret = np.mean(best) - metrics["life_return"]
+    assert metrics["life_score"] == pytest.approx(float(regret), abs=1e-5)
+
+
+def test_algorithmic_regret_costs_one_more_rollout_per_update():
+    plain = build(score="l1").env_steps_per_update
+    assert build().env_steps_per_update == plain + 8 * 2 * 4 * 5
+
+
+def test_evolution_draws_tasks_uniformly():
+    with pytest.raises(UserError, match="leave replay_prob at 0"):
+        make_config("ta-lpg", settings=TINY_TASKS | {"replay_prob": 0.5})

@@ -1,0 +1,26 @@
+"""Settings so small that compiling takes longer than running."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Of meta-learning on 3x3 grids with one object.
+TINY_TASKS: dict[str, Any] = {
+    "height": 3,
+    "width": 3,
+    "n_objects": 1,
+    "min_size": 3,
+    "max_size": 3,
+    "n_walls": 1,
+    "min_steps": 3,
+    "max_steps": 6,
+    "n_heldout": 3,
+    "n_envs": 4,
+    "n_steps": 5,
+    "n_agents": 4,
+    "min_lifetime": 4,
+    "max_lifetime": 6,
+    "rule_size": 6,
+    "n_predictions": 3,
+    "eval_episodes": 2,
+}
