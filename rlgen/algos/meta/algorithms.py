@@ -358,7 +358,6 @@ _DRIFT: Mapping[str, Any] = {
     "optimizer": "adam",
     "lr": 5e-2,
     "n_epochs": 4,
-    "n_minibatches": 4,
     "entropy_coef": 1e-2,
     "clip_value": False,
 }
@@ -366,19 +365,20 @@ _DRIFT: Mapping[str, Any] = {
 # Lu et al. 2022: a population of 32 and 1,025 generations, there on one task (Ant).
 _PAPER_LPO: Mapping[str, Any] = {"n_agents": 32, "n_updates": 1025, "eval_every": 205}
 
+_QUICK_LPO: Mapping[str, Any] = {
+    **_QUICK_EVOLUTION,
+    "n_agents": 32,
+    "drift_size": 32,
+    "n_updates": 600,
+    "eval_every": 200,
+}
+
 LPO = EvolutionAlgorithm(
     summary="a drift for PPO, learned by evolution over whole lifetimes",
     source="Lu et al. 2022",
     settings={**_DRIFT, "min_lifetime": 250, "max_lifetime": 250},
     presets={
-        "quick": {
-            **_QUICK_EVOLUTION,
-            "n_updates": 600,
-            "eval_every": 200,
-            "drift_size": 32,
-            "min_lifetime": 50,
-            "max_lifetime": 50,
-        },
+        "quick": {**_QUICK_LPO, "min_lifetime": 50, "max_lifetime": 50},
         "paper": _PAPER_LPO,
     },
     env="grid_tasks",
@@ -394,13 +394,7 @@ TA_LPO = EvolutionAlgorithm(
         "max_lifetime": 250,
     },
     presets={
-        "quick": {
-            **_QUICK_EVOLUTION,
-            "n_updates": 600,
-            "eval_every": 200,
-            "drift_size": 32,
-            "max_lifetime": 100,
-        },
+        "quick": {**_QUICK_LPO, "max_lifetime": 100},
         "paper": _PAPER_LPO,
     },
     env="grid_tasks",
