@@ -283,7 +283,57 @@ def seed_axis(repeats: int, seeds: int = 4, n_updates: int = 2) -> Result:
     }
 
 
-PARTS = ("matmul", "env", "buffer", "train", "seeds")
+#: Meta-gradients of LPG: the published small setting, and one of small grids.
+META_SETTINGS: dict[str, dict[str, Any]] = {
+    "published": {"n_envs": 64, "rule_size": 256},
+    "small": {
+        "n_envs": 16,
+        "part_size": 8,
+        "rule_size": 64,
+        "height": 5,
+        "width": 5,
+        "n_objects": 2,
+        "max_size": 5,
+        "n_walls": 4,
+        "max_steps": 50,
+    },
+}
+
+
+def meta_gradient(name: str, repeats: int) -> Result:
+    """Meta-steps of LPG: 16 agents, 5 updates of 20 steps each, see `META_SETTINGS`."""
+    settings = META_SETTINGS[name] | {"n_agents": 16, "n_heldout": 1}
+    config = training.make_config("lpg", settings=settings)
+    experiment = config.build()
+    state = jax.jit(experiment.init)(jax.random.key(0))
+    update, compile_s = compile_timed(experiment.update, state, donate_argnums=0)
+    times = []
+    for i in range(2 * repeats + 1):
+        begin = time.perf_counter()
+        state, _ = update(state)
+        jax.block_until_ready(state)
+        if i > 0:
+            times.append(time.perf_counter() - begin)
+    seconds = statistics.median(times)
+    algo = config.algo
+    n_agent_updates = algo.n_agents * algo.gradient.n_inner
+    # Of the rule's recurrent pass alone: forward once, backward twice.
+    shape = algo.shape.shapes()
+    parts = [shape[name] for name in ("core", "policy", "prediction")]
+    weights = sum(leaf.size for leaf in jax.tree.leaves(parts))
+    steps = algo.ppo.n_envs * algo.ppo.n_steps
+    return {
+        "setting": name,
+        "compile_s": compile_s,
+        "seconds_per_meta_step": seconds,
+        "agent_updates_per_s": n_agent_updates / seconds,
+        "env_steps_per_s": experiment.env_steps_per_update / seconds,
+        "gflop_per_s": 6e-9 * weights * steps * n_agent_updates / seconds,
+        "peak_memory_mib": peak_memory_mib(),
+    }
+
+
+PARTS = ("matmul", "env", "buffer", "train", "meta", "seeds")
 
 
 def main(args: Sequence[str]) -> int:
@@ -309,7 +359,7 @@ def main(args: Sequence[str]) -> int:
         results[name] = result
         print(name, json.dumps(result), flush=True)
 
-    if "matmul" in parts or "train" in parts:
+    if {"matmul", "train", "meta"} & set(parts):
         show("matmul", matmul(1024, repeats))
     if "env" in parts:
         show("env", [environment(n, repeats) for n in (32, 256, 2048)])
@@ -328,6 +378,12 @@ def main(args: Sequence[str]) -> int:
                     "share_of_matmul_rate": rate / limit,
                 }
             show(f"train_{algorithm}", result)
+    if "meta" in parts:
+        for name in META_SETTINGS:
+            result = in_fresh_process(meta_gradient, name, repeats)
+            limit = results["matmul"]["gflop_per_s"]
+            result["share_of_matmul_rate"] = result["gflop_per_s"] / limit
+            show(f"meta_{name}", result)
     if "seeds" in parts:
         show("seeds", seed_axis(min(repeats, 3)))
     with write_atomically(options.json, "w") as file:

@@ -130,21 +130,27 @@ class EvalOptions:
 
 
 def _eval(args: Sequence[str]) -> int:
-    """Evaluate a run on held-out, named and random levels."""
+    """Evaluate a run on held-out, named and random levels; meta-test a rule."""
     import tyro
 
     if not args or args[0] in ("-h", "--help"):
-        tyro.cli(EvalOptions, prog="rlgen eval RUN", args=["--help"])
-    options = tyro.cli(
-        EvalOptions,
-        prog="rlgen eval RUN",
+        print("usage: rlgen eval RUN|RULE ...   (RULE: a name, file or run of a rule)")
+        return 0 if args else 2
+    from rlgen import meta_suite, reports, runner, training
+    from rlgen.algos import rule_library
+
+    is_rule = rule_library.is_rule(args[0])
+    options: Any = tyro.cli(
+        meta_suite.RuleEvalOptions if is_rule else EvalOptions,
+        prog=f"rlgen eval {args[0]}",
         args=list(args[1:]),
         config=(tyro.conf.FlagConversionOff,),
     )
-    from rlgen import reports, runner, training
-
-    config, store = training.load_run(args[0])
     runner.use_compile_cache()
+    if is_rule:
+        meta_suite.evaluate(args[0], options)
+        return 0
+    config, store = training.load_run(args[0])
     reports.evaluate_run(
         *training.restore(config, store), config, store, **dataclasses.asdict(options)
     )

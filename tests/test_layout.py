@@ -14,12 +14,29 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "rlgen"
 
 # What each part may not import. Everything may import what stands below it.
-TOP = ("cli", "training", "reports", "bench", "level_tool", "comparison", "sweep")
+TOP = (
+    "cli",
+    "training",
+    "reports",
+    "bench",
+    "level_tool",
+    "comparison",
+    "meta_suite",
+    "sweep",
+)
+ENVIRONMENTS = ("rlgen.envs", "rlgen.interop")
+ABOVE_ENVIRONMENTS = (
+    "rlgen.algos",
+    "rlgen.evaluation",
+    "rlgen.runner",
+    "rlgen.networks",
+)
 FORBIDDEN = {
-    "envs": ("rlgen.algos", "rlgen.evaluation", "rlgen.runner", "rlgen.networks"),
-    "algos": ("rlgen.envs",),
-    "evaluation": ("rlgen.algos", "rlgen.envs", "rlgen.runner"),
-    "core": ("rlgen.algos", "rlgen.envs", "rlgen.evaluation"),
+    "envs": (*ABOVE_ENVIRONMENTS, "rlgen.interop"),
+    "interop": ABOVE_ENVIRONMENTS,
+    "algos": ENVIRONMENTS,
+    "evaluation": ("rlgen.algos", "rlgen.runner", *ENVIRONMENTS),
+    "core": ("rlgen.algos", "rlgen.evaluation", *ENVIRONMENTS),
 }
 
 
@@ -34,7 +51,7 @@ def imports(path):
 
 def part_of(path):
     parts = path.relative_to(PACKAGE).with_suffix("").parts
-    if parts[0] in ("envs", "algos", "evaluation"):
+    if parts[0] in ("envs", "interop", "algos", "evaluation"):
         return parts[0]
     return "top" if parts[0] in (*TOP, "__init__") else "core"
 

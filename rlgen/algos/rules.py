@@ -11,7 +11,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -20,8 +19,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rlgen import config as configs
-from rlgen import distributions, store, trees
+from rlgen import distributions
 from rlgen.algos import ppo
 from rlgen.algos.meta import lpg, lpo
 from rlgen.algos.ppo import Hyperparameters, Learner, PPOConfig
@@ -276,112 +274,3 @@ class LPGRule(UpdateRule):
             lambda p, u: p - hyper.lr * lr_scale * u, learner.params, updates
         )
         return Learner(params, opt_state, learner.n_updates + 1), metrics
-
-
-@dataclasses.dataclass(frozen=True)
-class RuleConfig:
-    """The shape of a rule that is learned.
-
-    Attributes:
-      rule: "lpg" or "lpo".
-      time_aware: it reads how much of its training an agent has had.
-      n_predictions, embedding_size, rule_size: of LPG.
-      drift_size, from_clip: of LPO.
-    """
-
-    rule: str = "lpg"
-    time_aware: bool = False
-    n_predictions: int = 8
-    embedding_size: int = 16
-    rule_size: int = 256
-    drift_size: int = 128
-    from_clip: bool = False
-
-    def __post_init__(self):
-        if self.rule not in ("lpg", "lpo"):
-            raise UserError(f"Unknown rule {self.rule!r}: choose lpg or lpo.")
-        self.make(PPOConfig(**ONE_STEP))
-
-    def make(self, config: PPOConfig, *, differentiable: bool = False) -> UpdateRule:
-        """A rule of this shape for agents with these settings."""
-        if self.rule == "lpo":
-            return ActorCriticRule(
-                config, lpo.LPOConfig(self.drift_size, self.time_aware, self.from_clip)
-            )
-        shape = lpg.LPGConfig(
-            self.n_predictions, self.embedding_size, self.rule_size, self.time_aware
-        )
-        return LPGRule(config, shape, differentiable)
-
-    def shapes(self) -> PyTree:
-        """Of the rule's parameters."""
-        return jax.eval_shape(self.make(PPOConfig(**ONE_STEP)).init, jax.random.key(0))
-
-
-def save_rule(path: Path, params: PyTree, shape: RuleConfig, agent: PPOConfig) -> None:
-    """Writes a learned rule as one small file, with the agents it was learned on."""
-    about = {
-        "kind": "rule",
-        "rule": configs.flatten(shape),
-        "agent": configs.flatten(agent),
-    }
-    trees.save(path, params, about | store.provenance())
-
-
-def load_rule(path: str | Path) -> tuple[PyTree, RuleConfig]:
-    """Reads a rule that `save_rule` wrote, as data: nothing is unpickled.
-
-    Args:
-      path: the file, or the run directory of a meta-training (its first seed's rule).
-
-    Raises:
-      UserError: no such file, or one whose arrays do not fit what it says of them.
-    """
-    if Path(path).is_dir():
-        path = Path(path) / "rule-0.npz"
-    arrays, about = trees.read(path, "a rule: make one with `rlgen train lpg`")
-    if about.get("kind") != "rule":
-        raise UserError(f"{path} is no rule: make one with `rlgen train lpg`.")
-    shape = configs.override(RuleConfig(), about["rule"], str(path))
-    return trees.fit(arrays, shape.shapes(), path), shape
-
-
-#: Hand-written rules, and the settings that make them what they are.
-HAND_WRITTEN: dict[str, dict[str, Any]] = {
-    "a2c": {"n_epochs": 1, "n_minibatches": 1, "drift": "none", "clip_value": False},
-    "ppo": {"drift": "clip"},
-    "dpo": {"drift": "dpo"},
-}
-
-
-def settings_of(name: str) -> dict[str, Any]:
-    """Settings of agents that follow from their rule: a name or a file.
-
-    Raises:
-      UserError: neither.
-    """
-    if name in HAND_WRITTEN:
-        return HAND_WRITTEN[name]
-    if not Path(name).exists():
-        raise UserError(
-            f"There is no rule {name}: choose {', '.join(HAND_WRITTEN)}, or the file "
-            "or run directory of one that `rlgen train lpg` made."
-        )
-    return ONE_STEP if load_rule(name)[1].rule == "lpg" else {}
-
-
-def make_rule(name: str, config: PPOConfig) -> tuple[UpdateRule, PyTree]:
-    """A rule by its name or file, for agents with these settings; and its parameters.
-
-    Raises:
-      UserError: no such rule, or one that these settings contradict.
-    """
-    for setting, value in settings_of(name).items():
-        if getattr(config, setting) != value:
-            raise UserError(
-                f"The rule {name} needs {setting}={value}: leave {setting} out."
-            )
-    if name in HAND_WRITTEN:
-        return ActorCriticRule(config), None
-    params, shape = load_rule(name)
-    return shape.make(config), params

@@ -11,14 +11,8 @@ import rlgen
 from rlgen.algos import drift, ppo
 from rlgen.algos.meta import lpo
 from rlgen.algos.ppo import Hyperparameters, PPOConfig
-from rlgen.algos.rules import (
-    ONE_STEP,
-    ActorCriticRule,
-    RuleConfig,
-    load_rule,
-    make_rule,
-    save_rule,
-)
+from rlgen.algos.rule_library import RuleConfig, find, load_rule, save_rule
+from rlgen.algos.rules import ONE_STEP, ActorCriticRule
 from rlgen.errors import UserError
 from rlgen.training import make_config
 
@@ -51,10 +45,12 @@ def lpg_file(tmp_path_factory):
 def test_a_rule_round_trips_through_its_file_or_its_folder(lpg_file):
     params = SHAPE.make(AGENT).init(jax.random.key(0))
     for path in (lpg_file, lpg_file.parent):
-        again, shape = load_rule(path)
-        assert shape == SHAPE
-        for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True):
-            np.testing.assert_array_equal(a, b)
+        again = find(str(path))
+        assert again.shape == SHAPE
+        assert again.is_lpg
+        pairs = zip(jax.tree.leaves(params), jax.tree.leaves(again.params), strict=True)
+        for a, b in pairs:
+            np.testing.assert_array_equal(a[None], b)
 
 
 def test_a_rule_file_with_other_shapes_is_refused(lpg_file, tmp_path):
@@ -68,9 +64,9 @@ def test_a_rule_file_with_other_shapes_is_refused(lpg_file, tmp_path):
 
 def test_names_and_settings_that_contradict_a_rule():
     with pytest.raises(UserError, match="There is no rule nothing: choose a2c, ppo"):
-        make_rule("nothing", PPOConfig())
+        find("nothing")
     with pytest.raises(UserError, match="a2c needs n_epochs=1"):
-        make_rule("a2c", PPOConfig(n_epochs=4))
+        find("a2c").make(PPOConfig(n_epochs=4))
     with pytest.raises(UserError, match="one step of its own: n_epochs must be 1"):
         SHAPE.make(PPOConfig())
 
@@ -87,7 +83,7 @@ def test_an_agent_learns_by_any_rule(rule, lpg_file, tmp_path):
 def test_a_rule_for_discrete_actions_refuses_others(lpg_file):
     from probes import Probe
 
-    rule, _ = make_rule(str(lpg_file), AGENT)
+    rule = find(str(lpg_file)).make(AGENT)
     with pytest.raises(UserError, match="it needs discrete ones"):
         rule.check(Probe(reward_for="target").action_space)
 

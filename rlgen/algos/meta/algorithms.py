@@ -6,19 +6,22 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from rlgen.algos import rule_library
 from rlgen.algos.meta.evolution import Evolution, EvolutionConfig
 from rlgen.algos.meta.experiment import MetaLearning
 from rlgen.algos.meta.lifetime import Lifetime
 from rlgen.algos.meta.meta_gradient import Critic, MetaGradient, MetaGradientConfig
 from rlgen.algos.meta.tasks import Tasks
 from rlgen.algos.ppo import PPOConfig
-from rlgen.algos.rules import ActorCriticRule, RuleConfig, make_rule, settings_of
+from rlgen.algos.rule_library import RuleConfig
+from rlgen.algos.rules import ActorCriticRule
 from rlgen.algos.student import Student
 from rlgen.algos.ued.assembly import UEDAlgorithm, UEDConfig
 from rlgen.algos.ued.experiment import UED
 from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig
 from rlgen.algos.ued.scores import NEEDS_ANTAGONIST
 from rlgen.config import RunConfig
+from rlgen.env import take
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm
 from rlgen.networks import NetworkConfig, make_network
@@ -208,8 +211,8 @@ class EvolutionAlgorithm(Algorithm):
         )
 
 
-# Grids of 4 or 5 cells a side with one or two objects, episodes of 20 to 50 steps.
-_SMALL_GRIDS: Mapping[str, Any] = {
+#: Grids of 4 or 5 cells a side with one or two objects, episodes of 20 to 50 steps.
+SMALL_GRIDS: Mapping[str, Any] = {
     "height": 5,
     "width": 5,
     "n_objects": 2,
@@ -220,9 +223,10 @@ _SMALL_GRIDS: Mapping[str, Any] = {
 }
 
 _QUICK: Mapping[str, Any] = {
-    **_SMALL_GRIDS,
+    **SMALL_GRIDS,
     "n_envs": 16,
     "n_agents": 32,
+    "part_size": 8,
     "min_lifetime": 50,
     "max_lifetime": 50,
     "rule_size": 64,
@@ -237,7 +241,7 @@ _QUICK: Mapping[str, Any] = {
 # Jackson et al. 2023, tables 2 and 3: 512 lifetimes 5000 meta-steps.
 _PAPER: Mapping[str, Any] = {
     "n_agents": 512,
-    "n_parts": 64,
+    "part_size": 8,
     "n_updates": 5000,
     "eval_every": 250,
 }
@@ -248,7 +252,8 @@ class AgentConfig(UEDConfig):
     """Settings of an agent that learns by some update rule.
 
     Attributes:
-      rule: a2c, ppo, dpo, or the file or run directory of a learned one.
+      rule: a2c, ppo, dpo, a learned one that ships, or the file or run directory of
+        another (then the rule of its first meta-seed).
     """
 
     rule: str = "ppo"
@@ -263,10 +268,11 @@ class AgentAlgorithm(UEDAlgorithm):
         return AgentConfig()
 
     def implied(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return settings_of(values.get("rule", "ppo"))
+        return rule_library.find(values.get("rule", "ppo")).settings
 
     def build(self, run: RunConfig, env_config: Any, config: AgentConfig) -> UED:
-        rule, params = make_rule(config.rule, config.ppo)
+        named = rule_library.find(config.rule)
+        rule, params = named.make(config.ppo), take(named.params, 0)
         ued = super().build(run, env_config, config)
         student = Student.create(ued.env, config.network, rule, config.auto_reset)
         return dataclasses.replace(
@@ -328,7 +334,7 @@ GROOVE = MetaGradientAlgorithm(
 
 # Evolution on two CPU cores: lives of 10 to 100 updates on small grids.
 _QUICK_EVOLUTION: Mapping[str, Any] = {
-    **_SMALL_GRIDS,
+    **SMALL_GRIDS,
     "n_envs": 8,
     "n_agents": 64,
     "eval_lifetime": 50,

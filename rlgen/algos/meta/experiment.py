@@ -13,7 +13,7 @@ import numpy as np
 
 from rlgen.algos.meta.lifetime import Life, Lifetime
 from rlgen.algos.meta.tasks import Task, Tasks
-from rlgen.algos.rules import RuleConfig, save_rule
+from rlgen.algos.rule_library import RuleConfig, save_rule
 from rlgen.algos.ued.curriculum import LevelDistribution
 from rlgen.env import Env, take
 from rlgen.experiment import EvalResult, Experiment, StateT
@@ -80,13 +80,18 @@ class MetaLearning(Experiment[StateT], abc.ABC):
             save_rule(path, take(rules, i), self.rule, self.lifetime.student.config)
         return paths
 
+    def draw(self, states, folder, episodes):
+        from rlgen.algos.meta import gallery  # pictures are rare: import when asked
+
+        return gallery.draw(self, states, folder, episodes)
+
 
 def live_and_play(
     lifetime: Lifetime,
     rule: PyTree,
     key: jax.Array,
     levels: PyTree,
-    n_updates: int,
+    n_updates: jax.typing.ArrayLike,
     n_episodes: int,
     n_parts: int = 4,
 ) -> EvalResult:

@@ -71,18 +71,24 @@ class Life(struct.PyTreeNode):
 class Lifetime:
     """How agents live; all environments of an agent play the one level of its task.
 
+    Or, if the student resamples levels, the task's level is a pool of them.
+
     Attributes:
       student: how they act and learn.
+      lr: learning rate, where it is a number that varies; None for the configured one.
     """
 
     student: Student
+    lr: jax.Array | None = None
 
     def __post_init__(self):
-        assert self.student.one_level, "an agent has one level"
+        student = self.student
+        assert student.one_level or student.auto_reset == "resample", "one level each"
 
     def hyper(self, task: Task, rule: PyTree) -> Hyperparameters:
         """The agent's numbers, and the rule's."""
-        return Hyperparameters.from_config(self.student.config, task.lifetime, rule)
+        hyper = Hyperparameters.from_config(self.student.config, task.lifetime, rule)
+        return hyper if self.lr is None else hyper.replace(lr=self.lr)
 
     def begin(self, key: jax.Array, task: Task) -> Life:
         """A newborn agent."""

@@ -53,7 +53,9 @@ class MetaGradientConfig:
         asks for.
       critic_lr: learning rate of Adam for the critics of the meta-gradient.
       critic_steps: gradient steps of a critic per rollout.
-      n_parts: agents are worked on in so many parts, one after another: memory.
+      part_size: so many agents are worked on together, one part after another, so that
+        memory does not grow with their number; 0 for all at once. On a CPU two are
+        also faster (measured: a batch of 128 columns through the rule).
     """
 
     n_inner: int = 5
@@ -65,11 +67,13 @@ class MetaGradientConfig:
     prediction_target_cost: float = 1e-3
     critic_lr: float = 1e-2
     critic_steps: int = 1
-    n_parts: int = 1
+    part_size: int = 2
 
     def __post_init__(self):
-        if min(self.n_inner, self.critic_steps, self.n_parts) < 1:
-            raise UserError("n_inner, critic_steps and n_parts must be at least 1.")
+        if min(self.n_inner, self.critic_steps) < 1 or self.part_size < 0:
+            raise UserError(
+                "n_inner and critic_steps must be at least 1, part_size at least 0."
+            )
 
     @property
     def penalties(self) -> dict[str, float]:
@@ -192,10 +196,10 @@ class MetaGradient(MetaLearning[MetaGradientState]):
                 f"min_lifetime is {self.tasks.min_lifetime}, but {self.config.n_inner} "
                 "updates are differentiated through: choose min_lifetime >= n_inner."
             )
-        if self.n_agents % self.config.n_parts:
+        if self.n_agents % (self.config.part_size or self.n_agents):
             raise UserError(
-                f"{self.n_agents} agents cannot be split into {self.config.n_parts} "
-                "parts: choose n_agents as a multiple of n_parts."
+                f"{self.n_agents} agents cannot be split into parts of "
+                f"{self.config.part_size}: choose n_agents as a multiple of part_size."
             )
         if self.network.is_recurrent:
             raise UserError(
@@ -318,7 +322,7 @@ class MetaGradient(MetaLearning[MetaGradientState]):
             )
             return jnp.mean(losses), (losses, out)
 
-        n_parts = self.config.n_parts
+        n_parts = self.n_agents // (self.config.part_size or self.n_agents)
 
         def part(gradient, inputs):
             (_, aux), grads = jax.value_and_grad(part_loss, has_aux=True)(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -24,18 +25,18 @@ def draw(
     """Draws the first seed's view of the run; returns the files written."""
     first = take(states, 0)
     files = [
-        _heldout(experiment, name, part, folder)
+        heldout(experiment, str(name), part, folder)
         for name, part in episodes.groupby("level_set", sort=False)
     ]
-    curriculum = _curriculum(experiment, first, folder)
-    if curriculum is not None:
-        files.append(curriculum)
+    replayed = curriculum(experiment, first.curriculum, folder)
+    if replayed is not None:
+        files.append(replayed)
     if experiment.eval_sets:
         files.append(_agent(experiment, first, folder))
     return files
 
 
-def _heldout(experiment: UED, name, part: pd.DataFrame, folder: Path) -> Path:
+def heldout(experiment: Any, name: str, part: pd.DataFrame, folder: Path) -> Path:
     """Held-out levels with their solve rates, the hardest first if there are many."""
     level_set = experiment.eval_sets[name]
     rates = part.groupby("level")["success"].mean()
@@ -58,9 +59,19 @@ def _heldout(experiment: UED, name, part: pd.DataFrame, folder: Path) -> Path:
     )
 
 
-def _curriculum(experiment: UED, state: UEDState, folder: Path) -> Path | None:
-    """The levels that the curriculum would replay now, the likeliest first."""
-    replayed = experiment.curriculum.replayed(state.curriculum, jax.random.key(0))
+def curriculum(
+    experiment: Any,
+    state: Any,
+    folder: Path,
+    level_of: Callable[[Any], Any] = lambda level: level,
+) -> Path | None:
+    """The levels that the curriculum would replay now, the likeliest first.
+
+    Args:
+      state: of the curriculum.
+      level_of: what the environment draws of a level of the curriculum's.
+    """
+    replayed = experiment.curriculum.replayed(state, jax.random.key(0))
     if replayed is None:
         return None
     levels, probabilities, scores = jax.device_get(replayed)
@@ -69,7 +80,7 @@ def _curriculum(experiment: UED, state: UEDState, folder: Path) -> Path | None:
     if not len(order):
         return None
     images = pictures.level_images(
-        experiment.env, take(levels, order), jax.random.key(0)
+        experiment.env, level_of(take(levels, order)), jax.random.key(0)
     )
     captions = [f"score {scores[i]:.2f}" for i in order]
     return pictures.curriculum_picture(

@@ -14,14 +14,17 @@ from rlgen.evaluation.pictures.levels import (
     level_grid,
     level_images,
 )
+from rlgen.evaluation.pictures.maps import heat_maps, line_panels
 
 __all__ = [
     "DEFAULT_GROUPS",
     "agent_gif",
     "cost_curves",
     "curriculum_picture",
+    "heat_maps",
     "interval_panels",
     "learning_curves",
     "level_grid",
     "level_images",
+    "line_panels",
 ]

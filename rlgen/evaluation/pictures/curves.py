@@ -31,6 +31,11 @@ from rlgen.evaluation.pictures._style import (
 # anything and names the series. A column is drawn in the first panel that asks for it.
 DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
     "Held-out solve rate": ("eval_*_solve_rate",),
+    "Held-out return": ("eval_*_return",),
+    "Return at the end of a life": ("rule=life_return", "A2C=antagonist_return"),
+    "Score of ended lives": ("all=life_score",),
+    "Meta-loss by quarter of a life": ("all=meta_loss", "meta_loss_age_*"),
+    "Length of meta-gradient and rule": ("gradient=meta_grad_norm", "rule=rule_norm"),
     "Gaps in return": ("generalization=generalization_gap", "shift=shift_gap"),
     "Mutual information (nats)": ("level and representation=mutual_information",),
     "Divergence of tiles (bits)": ("given and trained on=tile_divergence",),
@@ -38,7 +43,11 @@ DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
     "Train return": ("student=train_return", "antagonist=antagonist_return"),
     "Regret, the teacher's pay": ("regret",),
     "Loss": ("total=loss", "policy=policy_loss", "value=value_loss"),
-    "Entropy of the policy": ("student=entropy", "teacher=teacher_entropy"),
+    "Entropy": (
+        "student=entropy",
+        "teacher=teacher_entropy",
+        "prediction=prediction_entropy",
+    ),
     "Size of an update": ("KL divergence=approx_kl", "share clipped=clip_fraction"),
     "Shares of levels": (
         "filled=buffer_fill",
@@ -52,6 +61,8 @@ DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Scores in the buffer": ("mean=buffer_score", "highest=buffer_max_score"),
     "Levels played": ("level_*",),
+    "Rewards of tasks": ("task_*_reward",),
+    "Sizes of tasks": ("task_*",),
 }
 # Panels of these columns alone run from 0 to 1.
 _SHARES = ("*_rate*", "buffer_fill", "buffer_edited", "acceptance", "*solvable")

@@ -208,7 +208,7 @@ def test_without_penalties_the_return_alone_moves_the_rule():
 
 
 def test_parts_add_up_to_the_same_meta_step():
-    whole, parts = build(), build(n_parts=2)
+    whole, parts = build(part_size=0), build(part_size=2)
     state = jax.jit(whole.init)(jax.random.key(0))
     one, metrics = jax.jit(whole.update)(state)
     other, metrics_parts = jax.jit(parts.update)(state)
@@ -281,7 +281,7 @@ def test_meta_losses_are_logged_by_age():
     ("settings", "sentence"),
     [
         ({"n_inner": 5}, "choose min_lifetime >= n_inner"),
-        ({"n_parts": 3}, "choose n_agents as a multiple"),
+        ({"part_size": 3}, "choose n_agents as a multiple"),
         ({"min_lifetime": 7}, "choose 1 <= min_lifetime"),
         ({"torso": "mlp", "core": "gru"}, "choose core=none"),
         ({"observation": "picture"}, "needs observations that are integers"),
@@ -305,14 +305,14 @@ def test_a_held_out_level_is_learned_by_a_new_agent():
 
 def test_chunks_and_continuation_change_no_bit(tmp_path):
     import rlgen
-    from rlgen.algos.rules import load_rule
+    from rlgen.algos import rule_library
 
     shared = TINY | {"progress": False, "pictures": False, "eval_every": 0}
 
     def rule_of(name, **settings):
         folder = str(tmp_path / name)
         store = rlgen.train("lpg", run_dir=folder, **shared, **settings)
-        return load_rule(store.path)[0]
+        return rule_library.find(str(store.path)).params
 
     whole = rule_of("whole", n_updates=3, log_every=3)
     single = rule_of("single", n_updates=3, log_every=1)

@@ -1,0 +1,136 @@
+"""GROOVE with static sets (Jackson et al. 2023, figure 3): a rule learned on the k
+levels of highest algorithmic regret, against k random ones.
+
+python analysis/static_sets.py make lpg                # level sets, in runs/static-sets
+rlgen sweep sweeps/papers/groove/static-cpu.yaml       # a rule on each
+python analysis/static_sets.py figure runs/static      # table and figure
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+
+from rlgen import config as configs
+from rlgen import meta_suite, reports
+from rlgen.algos import rule_library
+from rlgen.algos.meta import meta_test
+from rlgen.env import take
+from rlgen.errors import UserError
+from rlgen.evaluation import pictures, statistics
+from rlgen.levels import LevelSet
+from rlgen.store import RunStore
+
+SIZES = (4, 16, 64)
+POOLS = ("a", "b")
+N_LEVELS = 1024
+FOLDER = Path("runs/static-sets")
+
+
+def make(rule_name: str) -> None:
+    """Ranks two pools of training levels by regret; saves the first and random ones."""
+    grids = meta_suite.TESTS["grids"]()
+    rule, a2c = rule_library.find(rule_name), rule_library.find("a2c")
+    space = meta_suite.small_grids().make_space()
+    for seed, pool in enumerate(POOLS):
+        levels = LevelSet.generate(space, N_LEVELS, seed=100 + seed, split="train")
+        test = dataclasses.replace(grids, test=levels)
+        regret = meta_test.algorithmic_regret(test, rule, a2c, seed, n_runs=3)
+        order = {
+            "top": np.argsort(-regret, kind="stable"),
+            "random": np.arange(N_LEVELS),  # as they were drawn
+        }
+        print(f"pool {pool}: regret {regret.mean():.3f} on average")
+        for kind, rows in order.items():
+            for size in SIZES:
+                kept = rows[:size]
+                chosen = LevelSet.from_levels(
+                    space,
+                    take(jax.tree.map(np.asarray, levels.levels), kept),
+                    name=f"{kind}-{size}-{pool}",
+                    split="train",
+                    provenance={
+                        "rule": rule_name,
+                        "mean_regret": float(regret[kept].mean()),
+                        "pool": dict(levels.provenance),
+                    },
+                )
+                path = chosen.save(FOLDER / chosen.name)
+                print(f"{path}: regret {regret[kept].mean():.3f}")
+
+
+def figure(folder: str) -> None:
+    """Held-out return of rules by the set that they were learned on."""
+    rows = []
+    for done in sorted(Path(folder).glob("*/DONE")):
+        store = RunStore(done.parent)
+        dataset = configs.read_yaml(done.parent / "config.yaml")["dataset"]
+        kind, size, pool = Path(dataset).stem.split("-")
+        episodes = reports.last_evaluation(store)
+        part = episodes[episodes["level_set"] == "heldout"]
+        for seed, own in part.groupby("seed"):
+            rows.append(
+                {
+                    "kind": kind,
+                    "size": int(size),
+                    "pool": pool,
+                    "seed": seed,
+                    "return": own["return"].mean(),
+                }
+            )
+    if not rows:
+        raise UserError(f"{folder} holds no finished run: run the sweep first.")
+    table = pd.DataFrame(rows)
+    summary, lines, sizes = [], {}, sorted(table["size"].unique())
+    for kind, part in table.groupby("kind"):
+        runs = part.pivot_table(
+            index=["pool", "seed"], columns="size", values="return"
+        ).to_numpy()
+        lines[str(kind)] = runs
+        for at, size in enumerate(sizes):
+            interval = statistics.stratified_bootstrap(runs[:, [at]], np.mean)
+            summary.append(
+                {
+                    "kind": kind,
+                    "size": size,
+                    "runs": len(runs),
+                    "return": interval.point,
+                    "low": interval.low,
+                    "high": interval.high,
+                }
+            )
+    print(pd.DataFrame(summary).to_string(index=False, float_format="%.3f"))
+    out = Path("analysis/static_sets")
+    out.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(summary).to_csv(out / "return.csv", index=False, float_format="%.6g")
+    title = "Held-out return of the rule, by levels it was learned on"
+    path = pictures.line_panels(
+        {title: lines},
+        {title: np.log2(sizes)},
+        out / "static_sets.png",
+        "Static sets of training levels",
+        x_label={title: "log2 of the number of levels"},
+        note="mean and range over two pools of levels and meta-seeds",
+    )
+    print(path)
+
+
+def main() -> int:
+    """Parses the command."""
+    if len(sys.argv) != 3 or sys.argv[1] not in ("make", "figure"):
+        raise UserError("Say `make RULE` or `figure RUNS`.")
+    (make if sys.argv[1] == "make" else figure)(sys.argv[2])
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"static_sets: {error}", file=sys.stderr)
+        sys.exit(2)

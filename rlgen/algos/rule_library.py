@@ -1,0 +1,164 @@
+"""Rules by their names and files: hand-written ones, learned ones, ones that ship."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlgen import config as configs
+from rlgen import store, trees
+from rlgen.algos.meta import lpg, lpo
+from rlgen.algos.ppo import PPOConfig
+from rlgen.algos.rules import ONE_STEP, ActorCriticRule, LPGRule, UpdateRule
+from rlgen.errors import UserError
+
+PyTree = Any
+
+#: Hand-written rules, and the settings that make them what they are.
+HAND_WRITTEN: Mapping[str, Mapping[str, Any]] = {
+    "a2c": {"n_epochs": 1, "n_minibatches": 1, "drift": "none", "clip_value": False},
+    "ppo": {"drift": "clip"},
+    "dpo": {"drift": "dpo"},
+}
+
+#: Learned rules that ship, each made by a command of ours that its file names.
+PRETRAINED = Path(__file__).parent / "meta" / "pretrained"
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleConfig:
+    """The shape of a rule that is learned.
+
+    Attributes:
+      rule: "lpg" or "lpo".
+      time_aware: it reads how much of its training an agent has had.
+      n_predictions, embedding_size, rule_size: of LPG.
+      drift_size, from_clip: of LPO.
+    """
+
+    rule: str = "lpg"
+    time_aware: bool = False
+    n_predictions: int = 8
+    embedding_size: int = 16
+    rule_size: int = 256
+    drift_size: int = 128
+    from_clip: bool = False
+
+    def __post_init__(self):
+        if self.rule not in ("lpg", "lpo"):
+            raise UserError(f"Unknown rule {self.rule!r}: choose lpg or lpo.")
+        self.make(PPOConfig(**ONE_STEP))
+
+    def make(self, config: PPOConfig, *, differentiable: bool = False) -> UpdateRule:
+        """A rule of this shape for agents with these settings."""
+        if self.rule == "lpo":
+            return ActorCriticRule(
+                config, lpo.LPOConfig(self.drift_size, self.time_aware, self.from_clip)
+            )
+        shape = lpg.LPGConfig(
+            self.n_predictions, self.embedding_size, self.rule_size, self.time_aware
+        )
+        return LPGRule(config, shape, differentiable)
+
+    def shapes(self) -> PyTree:
+        """Of the rule's parameters."""
+        return jax.eval_shape(self.make(PPOConfig(**ONE_STEP)).init, jax.random.key(0))
+
+
+def save_rule(path: Path, params: PyTree, shape: RuleConfig, agent: PPOConfig) -> None:
+    """Writes a learned rule as one small file, with the agents it was learned on."""
+    about = {
+        "kind": "rule",
+        "rule": configs.flatten(shape),
+        "agent": configs.flatten(agent),
+    }
+    trees.save(path, params, about | store.provenance())
+
+
+def load_rule(path: str | Path) -> tuple[PyTree, RuleConfig]:
+    """Reads a rule that `save_rule` wrote, as data: nothing is unpickled.
+
+    Raises:
+      UserError: no such file, or one whose arrays do not fit what it says of them.
+    """
+    arrays, about = trees.read(path, "a rule: make one with `rlgen train lpg`")
+    if about.get("kind") != "rule":
+        raise UserError(f"{path} is no rule: make one with `rlgen train lpg`.")
+    shape = configs.override(RuleConfig(), about["rule"], str(path))
+    return trees.fit(arrays, shape.shapes(), path), shape
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedRule:
+    """A rule that agents can learn by.
+
+    Attributes:
+      name: as it was asked for.
+      settings: of agents, that follow from it.
+      shape: of its network; None for a hand-written one.
+      params: of its network, one set for each meta-seed [M, ...]; None likewise.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    shape: RuleConfig | None = None
+    params: PyTree = None
+
+    @property
+    def is_lpg(self) -> bool:
+        """Whether agents have a prediction in place of a value."""
+        return self.shape is not None and self.shape.rule == "lpg"
+
+    def make(self, config: PPOConfig) -> UpdateRule:
+        """The rule for agents with these settings.
+
+        Raises:
+          UserError: they contradict it.
+        """
+        for setting, value in self.settings.items():
+            if getattr(config, setting) != value:
+                raise UserError(
+                    f"The rule {self.name} needs {setting}={value}: leave {setting} "
+                    "out."
+                )
+        return (
+            ActorCriticRule(config) if self.shape is None else self.shape.make(config)
+        )
+
+
+def find(name: str) -> NamedRule:
+    """A rule by its name, file, or run directory (then one for each meta-seed).
+
+    Raises:
+      UserError: there is none, or its file does not hold one.
+    """
+    if name in HAND_WRITTEN:
+        return NamedRule(name, HAND_WRITTEN[name])
+    files = _files(name)
+    if not files:
+        ships = sorted(f.stem for f in PRETRAINED.glob("*.npz"))
+        raise UserError(
+            f"There is no rule {name}: choose {', '.join([*HAND_WRITTEN, *ships])}, or "
+            "the file or finished run of one that `rlgen train lpg` made."
+        )
+    rules, shapes = zip(*(load_rule(file) for file in files), strict=True)
+    params = jax.tree.map(lambda *leaves: np.stack(leaves), *rules)
+    settings = ONE_STEP if shapes[0].rule == "lpg" else {}
+    return NamedRule(name, settings, shapes[0], params)
+
+
+def is_rule(name: str) -> bool:
+    """Whether `find` knows something by this name."""
+    return name in HAND_WRITTEN or bool(_files(name))
+
+
+def _files(name: str) -> list[Path]:
+    path = Path(name)
+    if path.is_dir():
+        return sorted(path.glob("rule-*.npz"))
+    return [f for f in (path, PRETRAINED / f"{name}.npz") if f.is_file()][:1]
