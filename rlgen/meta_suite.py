@@ -407,13 +407,13 @@ def print_summary(table: pd.DataFrame, test: MetaTest) -> None:
     config, first = test.agents.ppo, table.iloc[0]
     shown = Table(
         title=test.name,
-        caption=f"{first['levels']} levels, {first['runs']} runs, {lives}; "
+        caption=f"levels: {first['levels']}, runs: {first['runs']}, {lives}; "
         f"{test.n_updates:,} updates of {config.n_envs} x {config.n_steps} steps; "
         f"learning rates chosen from {len(test.agents.lrs)} on validation levels; 95 % "
         "over runs and levels",
         caption_justify="left",
     )
-    shown.add_column("rule")
+    shown.add_column("rule", max_width=16)
     for column in ("return", "95 %", "of A2C", "95 %", "of PPO", "of best", "s"):
         shown.add_column(column, justify="right", no_wrap=True)
     for group, part in table.groupby("test", sort=False):
@@ -423,10 +423,10 @@ def print_summary(table: pd.DataFrame, test: MetaTest) -> None:
         for row in part.to_dict("records"):
             shown.add_row(
                 row["rule"],
-                f"{row['return']:.3f}",
-                _range(row["return_low"], row["return_high"]),
+                f"{row['return']:.3g}",
+                _range(row["return_low"], row["return_high"], ".3g"),
                 _number(row["of_a2c"]),
-                _range(row["of_a2c_low"], row["of_a2c_high"]),
+                _range(row["of_a2c_low"], row["of_a2c_high"], ".2f"),
                 _number(row["of_ppo"]),
                 _number(row["of_oracle"]),
                 f"{row['seconds']:.0f}",
@@ -438,8 +438,8 @@ def _number(x: float) -> str:
     return f"{x:.2f}" if np.isfinite(x) else "-"
 
 
-def _range(low: float, high: float) -> str:
-    return f"{low:.2f}, {high:.2f}" if np.isfinite(low) else "-"
+def _range(low: float, high: float, spec: str) -> str:
+    return f"{low:{spec}}, {high:{spec}}" if np.isfinite(low) else "-"
 
 
 def _write(episodes: pd.DataFrame, folder: Path) -> pd.DataFrame:

@@ -311,13 +311,14 @@ LPG = MetaGradientAlgorithm(
 )
 
 # Tasks by the regret of the rule to A2C on the same task and lifetime; antagonists live
-# beside the agents. Of Jackson et al. 2023 but for the order of replay, which there is
-# greedy: the tasks of highest regret.
+# beside the agents. As in the code of Jackson et al. 2023, the tasks of highest regret
+# are replayed, as many as there are agents, about equally often.
 _GROOVE: Mapping[str, Any] = {
     "replay_prob": 0.5,
     "score": "algorithmic_regret",
-    "prioritization": "rank",
-    "temperature": 0.3,
+    "prioritization": "topk",
+    "top_k": 16,
+    "temperature": 1.0,
     "staleness": 0.0,
 }
 
@@ -326,8 +327,8 @@ GROOVE = MetaGradientAlgorithm(
     source="Jackson et al. 2023",
     settings=_GROOVE,
     presets={
-        "quick": {**_QUICK, "buffer_size": 256, "min_fill": 0.25},
-        "paper": {**_PAPER, "buffer_size": 4000, "min_fill": 0.5},
+        "quick": {**_QUICK, "top_k": 32, "buffer_size": 256, "min_fill": 0.25},
+        "paper": {**_PAPER, "top_k": 512, "buffer_size": 4000, "min_fill": 0.5},
     },
     env="grid_tasks",
 )

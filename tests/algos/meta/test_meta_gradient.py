@@ -303,15 +303,18 @@ def test_a_held_out_level_is_learned_by_a_new_agent():
     assert take(result, 0).length.min() >= 1
 
 
-def test_chunks_and_continuation_change_no_bit(tmp_path):
+@pytest.mark.parametrize("algorithm", ["groove", "ta-lpo"])
+def test_chunks_and_continuation_change_no_bit(algorithm, tmp_path):
     import rlgen
     from rlgen.algos import rule_library
 
-    shared = TINY | {"progress": False, "pictures": False, "eval_every": 0}
+    shared = TINY_TASKS | {"progress": False, "pictures": False, "drift_size": 3}
+    if algorithm == "groove":
+        shared |= {"n_inner": 2, "buffer_size": 8, "min_fill": 0.1}
 
     def rule_of(name, **settings):
         folder = str(tmp_path / name)
-        store = rlgen.train("lpg", run_dir=folder, **shared, **settings)
+        store = rlgen.train(algorithm, run_dir=folder, **shared, **settings)
         return rule_library.find(str(store.path)).params
 
     whole = rule_of("whole", n_updates=3, log_every=3)

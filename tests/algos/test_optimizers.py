@@ -1,0 +1,81 @@
+"""Optimizers that one can differentiate through: optax's numbers, finite slopes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlgen.algos import optimizers
+from rlgen.algos.meta.meta_gradient import MetaGradientConfig
+from rlgen.errors import UserError
+
+
+def tree(scale, seed=0):
+    a, b = jax.random.split(jax.random.key(seed))
+    return {
+        "a": scale * jax.random.normal(a, (3, 2)),
+        "b": scale * jax.random.normal(b, (4,)),
+    }
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 10.0])
+def test_differentiable_steps_are_those_of_optax(name, scale):
+    plain = optimizers.make(name, 0.5, 1e-5)
+    other = optimizers.make(name, 0.5, 1e-5, differentiable=True)
+    params = tree(1.0)
+    state, state_other = plain.init(params), other.init(params)
+    for seed in range(3):
+        grads = tree(scale, seed)
+        step, state = plain.update(grads, state)
+        step_other, state_other = other.update(grads, state_other)
+        for x, y in zip(
+            jax.tree.leaves((step, state)),
+            jax.tree.leaves((step_other, state_other)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_slopes_stay_finite_where_gradients_vanish(name):
+    """Adam's root of a second moment near 0, and the norm of nothing."""
+    descent = optimizers.make(name, 0.5, 1e-5, differentiable=True)
+    params = tree(1.0)
+
+    def moved(scale):
+        grads = jax.tree.map(lambda x: scale * x, tree(1.0, 1))
+        step, _ = descent.update(grads, descent.init(params))
+        return sum(jnp.sum(x) for x in jax.tree.leaves(step))
+
+    for scale in (0.0, 1e-20, 1.0):
+        assert np.isfinite(jax.grad(moved)(scale))
+
+
+def test_slopes_of_plain_descent_are_those_of_the_clipping():
+    descent = optimizers.make("sgd", 0.5, 1e-5, differentiable=True)
+    weights = jnp.array([3.0, 4.0])
+
+    def moved(scale):
+        return descent.update(scale * weights, descent.init(weights))[0][0]
+
+    # Below the norm a step is the gradient; above, its direction alone.
+    assert jax.grad(moved)(0.01) == pytest.approx(3.0)
+    assert jax.grad(moved)(10.0) == pytest.approx(0.0, abs=1e-6)
+    assert moved(10.0) == pytest.approx(0.5 * 3 / 5)
+
+
+def test_adam_clips_too():
+    """Published code ignored the norm of the meta-gradient where it chose Adam."""
+    config = MetaGradientConfig(meta_grad_norm=0.1)
+    descent = optimizers.make("adam", config.meta_grad_norm, 1e-8)
+    state = descent.update(tree(1e3), descent.init(tree(0.0)))[1]
+    assert float(optax.global_norm(state[1].mu)) == pytest.approx(0.1 * (1 - 0.9))
+
+
+def test_an_unknown_optimizer():
+    with pytest.raises(UserError, match="choose adam, sgd"):
+        optimizers.check("adagrad")
