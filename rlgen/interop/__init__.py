@@ -1,0 +1,1 @@
+"""Foreign suites at the edge: their simulators behind the lab's contracts."""
