@@ -92,7 +92,7 @@ def test_what_a_flag_implies_stands_below_what_it_says():
     config = make_config("agent", "maze", "", {}, flags={"rule": "a2c"})
     assert config.algo.ppo.n_epochs == 1
     assert config.algo.ppo.drift == "none"
-    assert make_config("agent", "maze").algo.ppo.n_epochs == 5
+    assert make_config("agent", "maze").algo.ppo.n_epochs == 4
     assert make_config("lpg").env == "grid_tasks"
 
 

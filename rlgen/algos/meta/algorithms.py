@@ -280,19 +280,25 @@ class AgentAlgorithm(UEDAlgorithm):
         )
 
 
-# An agent by itself: rollouts of 64 x 20 steps, episodes that go on across them.
+# An agent by itself: rollouts of 64 x 32 steps, episodes that go on across them. Values
+# are not clipped: where returns are in the hundreds, that would keep them near 0.
 _AGENT: Mapping[str, Any] = {
     "replay_prob": 0.0,
     "auto_reset": "resample",
     "continue_episodes": True,
     "n_envs": 64,
-    "n_steps": 20,
+    "n_steps": 32,
+    "n_epochs": 4,
+    "n_minibatches": 4,
+    "clip_value": False,
     "core": "none",
     "torso": "mlp",
     "channels": 64,
-    "lr": 1e-3,
+    "head_size": 64,
+    "lr": 5e-4,
     "discount": 0.99,
     "gae_lambda": 0.95,
+    "entropy_coef": 1e-2,
 }
 
 AGENT = AgentAlgorithm(

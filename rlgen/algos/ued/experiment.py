@@ -56,6 +56,7 @@ class UEDState(struct.PyTreeNode):
     curriculum: PyTree
     ongoing: RolloutState | None  # episodes that go on in the next update
     ongoing_levels: PyTree  # the levels they are played on, [B, ...], or None
+    ongoing_returns: jax.Array | None  # (B,) float32, what they have earned so far
     key: jax.Array
     n_updates: jax.Array  # () int32
 
@@ -132,7 +133,7 @@ class UED(Experiment[UEDState]):
         hyper = hyper or ppo.Hyperparameters.from_config(
             self.config, self.total_updates, self.rule_params
         )
-        ongoing, ongoing_levels = None, None
+        ongoing, ongoing_levels, ongoing_returns = None, None, None
         curriculum = self.curriculum.init(key_curriculum)
         if self.continue_episodes:
             curriculum, draw = self.curriculum.sample(
@@ -140,12 +141,14 @@ class UED(Experiment[UEDState]):
             )
             ongoing_levels = draw.batch.levels
             ongoing = self.student.start(key_start, ongoing_levels)
+            ongoing_returns = jnp.zeros(self.config.n_envs)
         return UEDState(
             learner=self.student.init(key_learner, hyper),
             hyper=hyper,
             curriculum=curriculum,
             ongoing=ongoing,
             ongoing_levels=ongoing_levels,
+            ongoing_returns=ongoing_returns,
             key=key,
             n_updates=jnp.int32(0),
         )
@@ -190,7 +193,13 @@ class UED(Experiment[UEDState]):
         )
 
         ongoing, ongoing_levels = self._hand_over(play.end, pool)
-        metrics = self._metrics(trajectory, draw, learn_metrics)
+        returns = scores.episode_returns(
+            trajectory.reward, trajectory.done, state.ongoing_returns
+        )
+        ongoing_returns = None
+        if self.continue_episodes:
+            ongoing_returns = jnp.where(trajectory.done[-1], 0.0, returns[-1])
+        metrics = self._metrics(trajectory, returns, draw, learn_metrics)
         metrics |= batch_metrics | self.curriculum.metrics(curriculum, key_metrics)
         metrics["student_updates"] = learner.n_updates
         is_finite = all_finite(learner.params) & (metrics.get("finite", 1.0) > 0)
@@ -202,6 +211,7 @@ class UED(Experiment[UEDState]):
             curriculum=curriculum,
             ongoing=ongoing,
             ongoing_levels=ongoing_levels,
+            ongoing_returns=ongoing_returns,
             key=key,
             n_updates=state.n_updates + 1,
         )
@@ -255,11 +265,10 @@ class UED(Experiment[UEDState]):
         )
         return jax.tree.map(lambda x: x[:n_envs], feedback)
 
-    def _metrics(self, trajectory, draw, learn_metrics) -> Metrics:
+    def _metrics(self, trajectory, returns, draw, learn_metrics) -> Metrics:
         done = trajectory.done
         n_done = jnp.sum(done)
         features = jax.vmap(self.space.features)(draw.batch.levels)
-        returns = scores.episode_returns(trajectory.reward, done)
 
         def per_episode(x):
             return jnp.sum(jnp.where(done, x, 0.0)) / jnp.where(n_done, n_done, jnp.nan)

@@ -97,16 +97,22 @@ def episode_means(x: jax.Array, done: jax.Array) -> jax.Array:
     return means
 
 
-def episode_returns(reward: jax.Array, done: jax.Array) -> jax.Array:
-    """Undiscounted return of the episode up to each step. float32[T, B]."""
+def episode_returns(
+    reward: jax.Array, done: jax.Array, begun: jax.Array | None = None
+) -> jax.Array:
+    """Undiscounted return of the episode up to each step. float32[T, B].
+
+    Args:
+      begun: float32[B], what episodes that began before the first step had earned.
+    """
 
     def step(total, inputs):
         reward, done = inputs
         total = total + reward
         return jnp.where(done, 0.0, total), total
 
-    _, returns = jax.lax.scan(step, jnp.zeros_like(reward[0]), (reward, done), unroll=4)
-    return returns
+    begun = jnp.zeros_like(reward[0]) if begun is None else begun
+    return jax.lax.scan(step, begun, (reward, done), unroll=4)[1]
 
 
 def score(

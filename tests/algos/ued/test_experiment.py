@@ -151,6 +151,32 @@ def test_episodes_go_on_across_updates():
     assert np.max(times) > 4  # longer than one rollout
 
 
+def test_returns_of_episodes_that_go_on_count_from_their_start():
+    """Chains that pay 1 or -1 at every step: a return tells how long it was summed."""
+    experiment = training.make_config(
+        "agent",
+        "delayed_chain",
+        settings={
+            "min_length": 10,
+            "max_length": 40,
+            "noisy": True,
+            "n_envs": 4,
+            "n_steps": 3,
+            "channels": 8,
+            "head_size": 8,
+            "n_heldout": 1,
+        },
+    ).build()
+    longest = 0
+    for _, new, _ in steps(experiment, 12):
+        time = np.asarray(new.ongoing.env_state.state.time)
+        returns = np.asarray(new.ongoing_returns)
+        np.testing.assert_array_equal(returns % 2, time % 2)
+        assert np.all(np.abs(returns) <= time)
+        longest = max(longest, time.max())
+    assert longest > 3
+
+
 def test_a_memory_reset_flag_survives_the_end_of_a_rollout():
     """An episode that ends exactly with the rollout starts the next with no memory."""
     experiment = build(
