@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from rlgen import training
+from rlgen.algos.meta.algorithms import SMALL_GRIDS
 from rlgen.algos.ued import buffer as level_buffer
 from rlgen.algos.ued import replay_distribution
 from rlgen.algos.ued.curriculum import EDITED_LEVELS, NEW_LEVELS, REPLAYED
@@ -286,17 +287,7 @@ def seed_axis(repeats: int, seeds: int = 4, n_updates: int = 2) -> Result:
 #: Meta-gradients of LPG: the published small setting, and one of small grids.
 META_SETTINGS: dict[str, dict[str, Any]] = {
     "published": {"n_envs": 64, "rule_size": 256},
-    "small": {
-        "n_envs": 16,
-        "part_size": 8,
-        "rule_size": 64,
-        "height": 5,
-        "width": 5,
-        "n_objects": 2,
-        "max_size": 5,
-        "n_walls": 4,
-        "max_steps": 50,
-    },
+    "small": {**SMALL_GRIDS, "n_envs": 16, "part_size": 8, "rule_size": 64},
 }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlgen.files import write_atomically
@@ -19,6 +21,14 @@ COLOURS = {
     "all": "#8a8d98",
 }
 DPI = 160
+
+
+def quieten(ax: Axes, grid: Literal["x", "y", "both"] = "both") -> None:
+    """Axes that stand back behind what they measure."""
+    ax.tick_params(labelsize=8, colors=QUIET)
+    ax.grid(axis=grid, color=TRACK, lw=0.7)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def save(figure: Figure, path: str | Path) -> Path:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from rlgen.evaluation.pictures._style import CYCLE, INK, QUIET, TRACK, save
+from rlgen.evaluation.pictures._style import CYCLE, INK, QUIET, quieten, save
 
 
 def interval_panels(
@@ -43,7 +42,8 @@ def interval_panels(
         ax.set_title(heading, fontsize=9, color=INK)
         ax.set_yticks(range(len(names)), names, fontsize=8)
         ax.set_ylim(len(names) - 0.5, -0.5)
-        _quieten(ax, "x")
+        quieten(ax, "x")
+        ax.locator_params(axis="x", nbins=4)
         ax.spines["left"].set_visible(False)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
@@ -87,7 +87,8 @@ def cost_curves(
                 ax.fill_between(
                     own[cost], own["low"], own["high"], color=colour, alpha=0.15, lw=0
                 )
-            _quieten(ax, "both")
+            quieten(ax)
+            ax.locator_params(axis="x", nbins=4)
             ax.set_xlim(left=0)
             ax.xaxis.set_major_formatter(EngFormatter(sep=""))
             ax.set_xlabel(label, fontsize=8, color=QUIET)
@@ -99,11 +100,3 @@ def cost_curves(
         title_fontsize=8, labelcolor=INK,
     )  # fmt: skip
     return save(figure, path)
-
-
-def _quieten(ax: Axes, grid: Literal["x", "both"]) -> None:
-    ax.tick_params(labelsize=8, colors=QUIET)
-    ax.grid(axis=grid, color=TRACK, lw=0.7)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.locator_params(axis="x", nbins=4)

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from rlgen.evaluation.pictures._style import CYCLE, DPI, INK, QUIET, TRACK, save
+from rlgen.evaluation.pictures._style import CYCLE, DPI, INK, QUIET, quieten, save
 
 
 def heat_maps(
@@ -89,17 +88,10 @@ def line_panels(
         ax.set_xlabel(x_label[heading], fontsize=8, color=QUIET)
         if len(lines) > 1:
             ax.legend(fontsize=7, frameon=False, labelcolor=INK)
-        _quieten(ax)
+        quieten(ax)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     figure.suptitle(title, fontsize=11, color=INK)
     if note:
         figure.supxlabel(note, fontsize=8, color=QUIET)
     return save(figure, path)
-
-
-def _quieten(ax: Axes) -> None:
-    ax.tick_params(labelsize=8, colors=QUIET)
-    ax.grid(color=TRACK, lw=0.7)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
