@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rlgen import registry
@@ -140,6 +141,11 @@ def _eval(args: Sequence[str]) -> int:
     from rlgen.algos import rule_library
 
     is_rule = rule_library.is_rule(args[0])
+    if not is_rule and not (Path(args[0]) / "config.yaml").exists():
+        raise UserError(
+            f"{args[0]} is neither a run directory nor a rule: name a run, or one of "
+            f"{', '.join(rule_library.names())}."
+        )
     options: Any = tyro.cli(
         meta_suite.RuleEvalOptions if is_rule else EvalOptions,
         prog=f"rlgen eval {args[0]}",
@@ -196,8 +202,6 @@ def _ls(args: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlgen ls", description=_ls.__doc__)
     parser.add_argument("--out", default="runs", help="folder of the runs")
     options = parser.parse_args(args)
-    from pathlib import Path
-
     from rlgen.store import RunStore
 
     print("algorithms:")

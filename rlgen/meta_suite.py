@@ -31,6 +31,7 @@ from rlgen.evaluation import pictures, statistics
 from rlgen.files import write_atomically
 from rlgen.levels import LevelSet
 from rlgen.networks import NetworkConfig
+from rlgen.store import unwritable
 
 _POOL_SEED = 7
 _CLASSIC = ("dense", "sparse", "long", "longer", "long_dense")
@@ -90,6 +91,8 @@ class RuleEvalOptions:
                 raise UserError(
                     f"Unknown test {name!r}: choose all, or some of {', '.join(TESTS)}."
                 )
+        if self.lifetimes and not {"all", "grids"} & set(self.tests):
+            raise UserError("lifetimes are tried at the grids: add grids to tests.")
         if self.runs < 1 or self.scale <= 0 or min(self.lifetimes, default=1) < 1:
             raise UserError("runs and lifetimes must be at least 1, and scale above 0.")
 
@@ -254,6 +257,10 @@ def evaluate(name: str, options: RuleEvalOptions) -> pd.DataFrame:
     rules = _contestants(name, options)
     names = list(TESTS) if "all" in options.tests else list(options.tests)
     folder = Path(options.out) if options.out else _folder(name)
+    try:  # before hours of work, not after
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
     console = Console(stderr=True)
     tables: list[pd.DataFrame] = []
     for test_name in names:
@@ -270,10 +277,13 @@ def evaluate(name: str, options: RuleEvalOptions) -> pd.DataFrame:
                 )
             tables.append(episodes)
             print_summary(summary(episodes), one)
+            # Whatever comes next, what is done is kept.
+            _write(pd.concat(tables, ignore_index=True), folder)
     if not tables:
         raise UserError("None of the tests suits this rule: choose others with tests.")
-    everything = pd.concat(tables, ignore_index=True)
-    return _write(everything, folder)
+    for file in sorted(folder.glob("meta_test.*")):
+        print(file)
+    return summary(pd.concat(tables, ignore_index=True))
 
 
 def _contestants(name: str, options: RuleEvalOptions) -> list[NamedRule]:
@@ -282,12 +292,14 @@ def _contestants(name: str, options: RuleEvalOptions) -> list[NamedRule]:
     first = named[0]
     if first.shape is not None:
         named.append(untrained(first))
-    known = {rule.name for rule in named}
+    known = [rule.name for rule in named]
+    for twice in (n for n in known if known.count(n) > 1):
+        raise UserError(f"{twice} stands there twice: name it once.")
     return named + [rule_library.find(n) for n in ("a2c", "ppo") if n not in known]
 
 
 def _short(name: str, rules: Sequence[NamedRule]) -> str:
-    """The algorithm of a run or the stem of a file, unless two rules share it."""
+    """The algorithm of a run or the stem of a file, unless that is another's name."""
 
     def short(name: str) -> str:
         settings = Path(name) / "config.yaml"
@@ -295,9 +307,11 @@ def _short(name: str, rules: Sequence[NamedRule]) -> str:
             return configs.read_yaml(settings)["algorithm"]
         return Path(name).stem
 
-    return (
-        short(name) if [short(r.name) for r in rules].count(short(name)) < 2 else name
-    )
+    if name in rule_library.HAND_WRITTEN:
+        return name
+    others = [*rule_library.HAND_WRITTEN, "untrained", "random"]
+    others += [short(rule.name) for rule in rules if rule.name != name]
+    return name if short(name) in others else short(name)
 
 
 def untrained(rule: NamedRule) -> NamedRule:
@@ -372,6 +386,7 @@ def summary(episodes: pd.DataFrame) -> pd.DataFrame:
                 "runs": scores[name].shape[0],
                 "levels": scores[name].shape[1],
                 "lr": own["lr"].iloc[0],
+                "lr_at_edge": own["lr_at_edge"].iloc[0],
                 "updates": own["updates"].iloc[0],
                 "env_steps": own["env_steps"].iloc[0],
                 "seconds": own["seconds"].iloc[0],
@@ -404,17 +419,18 @@ def _share(x: np.ndarray, y: np.ndarray | None, name: str) -> dict[str, float]:
 def print_summary(table: pd.DataFrame, test: MetaTest) -> None:
     """Shows one test in the terminal."""
     lives = "an agent for each level" if test.pool is None else "one agent for all"
-    config, first = test.agents.ppo, table.iloc[0]
+    config, n_rates = test.agents.ppo, len(test.agents.lrs)
+    runs = sorted({str(n) for n in table["runs"]})
     shown = Table(
         title=test.name,
-        caption=f"levels: {first['levels']}, runs: {first['runs']}, {lives}; "
+        caption=f"{len(test.test)} levels, {' or '.join(runs)} runs, {lives}; "
         f"{test.n_updates:,} updates of {config.n_envs} x {config.n_steps} steps; "
-        f"learning rates chosen from {len(test.agents.lrs)} on validation levels; 95 % "
-        "over runs and levels",
+        f"learning rates (lr) chosen from {n_rates} on validation levels, * where it is "
+        "the lowest or highest of them; 95 % over runs and levels",
         caption_justify="left",
     )
     shown.add_column("rule", max_width=16)
-    for column in ("return", "95 %", "of A2C", "95 %", "of PPO", "of best", "s"):
+    for column in ("return", "95 %", "of A2C", "95 %", "of PPO", "of best", "lr"):
         shown.add_column(column, justify="right", no_wrap=True)
     for group, part in table.groupby("test", sort=False):
         if group != test.name:
@@ -429,7 +445,9 @@ def print_summary(table: pd.DataFrame, test: MetaTest) -> None:
                 _range(row["of_a2c_low"], row["of_a2c_high"], ".2f"),
                 _number(row["of_ppo"]),
                 _number(row["of_oracle"]),
-                f"{row['seconds']:.0f}",
+                f"{row['lr']:g}{'*' * row['lr_at_edge']}"
+                if np.isfinite(row["lr"])
+                else "-",
             )
     Console().print(shown)
 
@@ -442,8 +460,7 @@ def _range(low: float, high: float, spec: str) -> str:
     return f"{low:{spec}}, {high:{spec}}" if np.isfinite(low) else "-"
 
 
-def _write(episodes: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    folder.mkdir(parents=True, exist_ok=True)
+def _write(episodes: pd.DataFrame, folder: Path) -> None:
     with write_atomically(folder / "meta_test.parquet") as file:
         episodes.to_parquet(file, index=False)
     table = summary(episodes)
@@ -466,6 +483,3 @@ def _write(episodes: pd.DataFrame, folder: Path) -> pd.DataFrame:
         "Return on test levels of agents that learned by each rule",
         "95 % intervals over runs and levels",
     )
-    for name in ("meta_test.parquet", "meta_test.csv", "meta_test.png"):
-        print(folder / name)
-    return table

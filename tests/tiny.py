@@ -24,3 +24,9 @@ TINY_TASKS: dict[str, Any] = {
     "n_predictions": 3,
     "eval_episodes": 2,
 }
+
+
+def without_lpg(settings: dict[str, Any]) -> dict[str, Any]:
+    """Less what means something for LPG alone."""
+    ours = ("rule_size", "n_predictions")
+    return {name: value for name, value in settings.items() if name not in ours}

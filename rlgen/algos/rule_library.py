@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -49,9 +49,22 @@ class RuleConfig:
     drift_size: int = 128
     from_clip: bool = False
 
+    #: Settings that mean something for one kind only.
+    KIND_FIELDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "lpg": ("n_predictions", "embedding_size", "rule_size"),
+        "lpo": ("drift_size", "from_clip"),
+    }
+
     def __post_init__(self):
-        if self.rule not in ("lpg", "lpo"):
+        if self.rule not in self.KIND_FIELDS:
             raise UserError(f"Unknown rule {self.rule!r}: choose lpg or lpo.")
+        for kind, names in self.KIND_FIELDS.items():
+            for name in names:
+                default = type(self).__dataclass_fields__[name].default
+                if kind != self.rule and getattr(self, name) != default:
+                    raise UserError(
+                        f"{name} has no effect on {self.rule}: leave it out."
+                    )
         self.make(PPOConfig(**ONE_STEP))
 
     def make(self, config: PPOConfig, *, differentiable: bool = False) -> UpdateRule:
@@ -141,15 +154,23 @@ def find(name: str) -> NamedRule:
         return NamedRule(name, HAND_WRITTEN[name])
     files = _files(name)
     if not files:
-        ships = sorted(f.stem for f in PRETRAINED.glob("*.npz"))
         raise UserError(
-            f"There is no rule {name}: choose {', '.join([*HAND_WRITTEN, *ships])}, or "
-            "the file or finished run of one that `rlgen train lpg` made."
+            f"There is no rule {name}: choose {', '.join(names())}, or the file or "
+            "finished run of one that `rlgen train lpg` made."
         )
     rules, shapes = zip(*(load_rule(file) for file in files), strict=True)
+    if len(set(shapes)) > 1:
+        raise UserError(
+            f"The rules in {name} are of several shapes: name one of the files."
+        )
     params = jax.tree.map(lambda *leaves: np.stack(leaves), *rules)
     settings = ONE_STEP if shapes[0].rule == "lpg" else {}
     return NamedRule(name, settings, shapes[0], params)
+
+
+def names() -> list[str]:
+    """Of rules that are hand-written or ship."""
+    return [*HAND_WRITTEN, *sorted(f.stem for f in PRETRAINED.glob("*.npz"))]
 
 
 def is_rule(name: str) -> bool:
@@ -159,6 +180,5 @@ def is_rule(name: str) -> bool:
 
 def _files(name: str) -> list[Path]:
     path = Path(name)
-    if path.is_dir():
-        return sorted(path.glob("rule-*.npz"))
-    return [f for f in (path, PRETRAINED / f"{name}.npz") if f.is_file()][:1]
+    in_run = sorted(path.glob("rule-*.npz")) if path.is_dir() else []
+    return in_run or [f for f in (path, PRETRAINED / f"{name}.npz") if f.is_file()][:1]

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from rlgen.algos import rule_library
 from rlgen.algos.meta.evolution import Evolution, EvolutionConfig
 from rlgen.algos.meta.experiment import MetaLearning
@@ -157,6 +159,17 @@ class MetaGradientAlgorithm(Algorithm):
                 f"The rule {config.shape.rule} is not learned by meta-gradients: "
                 "choose rule=lpg."
             )
+        if config.ppo.time_limit != "terminate":
+            raise UserError(
+                "Critics of meta-gradients do not bootstrap at time limits: leave "
+                "time_limit out."
+            )
+        if config.replay.needs_oracle:
+            level = env_config.make_space().example()
+            try:
+                jax.eval_shape(env.optimal_return, level)
+            except NotImplementedError as error:
+                raise UserError(str(error)) from None
         rule = config.shape.make(config.ppo, differentiable=True)
         student = Student.create(env, config.network, rule, one_level=True)
         antagonist = None

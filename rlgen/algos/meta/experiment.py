@@ -16,6 +16,7 @@ from rlgen.algos.meta.tasks import Task, Tasks
 from rlgen.algos.rule_library import RuleConfig, save_rule
 from rlgen.algos.ued.curriculum import LevelDistribution
 from rlgen.env import Env, take
+from rlgen.errors import UserError
 from rlgen.experiment import EvalResult, Experiment, StateT
 from rlgen.levels import LevelSet
 from rlgen.networks import ActorCritic
@@ -55,6 +56,12 @@ class MetaLearning(Experiment[StateT], abc.ABC):
     @abc.abstractmethod
     def rule_params(self, states: StateT) -> PyTree:
         """The rule's parameters, of one seed or stacked over S."""
+
+    def policy_params(self, states: StateT) -> PyTree:
+        raise UserError(
+            "This run learns a rule and is not finished: run its `rlgen train` again, "
+            "then `rlgen eval` meta-tests the rule."
+        )
 
     def evaluate(self, state: StateT, key: jax.Array) -> dict[str, EvalResult]:
         """A new agent learns each held-out level from nothing."""

@@ -47,7 +47,7 @@ _MEASURES = {
 def draw(
     experiment: MetaLearning, states: PyTree, folder: Path, episodes: pd.DataFrame
 ) -> list[Path]:
-    """Draws the rules of all seeds and the first seed's view of the tasks."""
+    """Draws what was learned; of curriculum and drift, the first seed's."""
     rule, params = experiment.lifetime.student.rule, experiment.rule_params(states)
     lifetime = float(experiment.eval_lifetime)
     files = [
@@ -55,7 +55,7 @@ def draw(
         for name, part in episodes.groupby("level_set", sort=False)
     ]
     files += rule_pictures(rule, params, lifetime, folder)
-    levels = next(iter(experiment.eval_sets.values())).thin(_N_LEVELS).levels
+    levels = experiment.eval_sets["heldout"].thin(_N_LEVELS).levels
     files.append(
         lives_picture(
             experiment.lifetime, params, levels, experiment.eval_lifetime, folder
@@ -82,11 +82,13 @@ def rule_pictures(
     if isinstance(rule, LPGRule):
         return [policy_target_picture(rule.lpg, params, lifetime, folder)]
     if isinstance(rule, ActorCriticRule) and rule.lpo is not None:
-        return [drift_picture(rule.lpo, take(params, 0), folder)]
+        return [drift_picture(rule.lpo, take(params, 0), rule.config.clip, folder)]
     return []
 
 
-def drift_picture(config: lpo.LPOConfig, params: PyTree, folder: Path) -> Path:
+def drift_picture(
+    config: lpo.LPOConfig, params: PyTree, clip_range: float, folder: Path
+) -> Path:
     """A learned drift over ratio and advantage, at three times if it is time-aware,
     beside PPO's clip and DPO.
     """
@@ -94,7 +96,7 @@ def drift_picture(config: lpo.LPOConfig, params: PyTree, folder: Path) -> Path:
     advantage = np.linspace(-2.0, 2.0, _N_POINTS)
     log_ratio, a = np.meshgrid(np.log(ratio), advantage)
     log_ratio, a = jnp.asarray(log_ratio), jnp.asarray(a)
-    clip = jnp.float32(0.2)
+    clip = jnp.float32(clip_range)
     shares = _SHARES if config.time_aware else (0.0,)
     maps = {"PPO's clip": drifts.clip(log_ratio, a, clip)}
     maps["DPO"] = drifts.dpo(log_ratio, a, clip)

@@ -54,9 +54,19 @@ class Returns(struct.PyTreeNode):
         return jax.lax.scan(step, self, (trajectory.reward, done), unroll=4)[0]
 
     @property
+    def newest(self) -> jax.Array:
+        """Of the episode that goes on where none ended. float32[B]."""
+        return jnp.where(self.n_ended > 0, self.last, self.total)
+
+    @property
     def mean(self) -> jax.Array:
-        """Mean over environments; of the episode that goes on where none ended. ()."""
-        return jnp.mean(jnp.where(self.n_ended > 0, self.last, self.total))
+        """Mean over environments. ()."""
+        return jnp.mean(self.newest)
+
+    @property
+    def success_rate(self) -> jax.Array:
+        """Share of environments whose newest return is above 0. ()."""
+        return jnp.mean(self.newest > 0, dtype=jnp.float32)
 
 
 class Life(struct.PyTreeNode):
@@ -104,6 +114,14 @@ class Lifetime:
         """One rollout, from where the last one ended."""
         hyper = self.hyper(task, rule)
         return self.student.play(life.learner, hyper, key, task.level, life.rollout)
+
+    def watch(
+        self, life: Life, task: Task, rule: PyTree, key: jax.Array
+    ) -> tuple[Life, Play]:
+        """One rollout without an update; its episodes count."""
+        play = self.play(life, task, rule, key)
+        returns = life.returns.after(play.trajectory)
+        return life.replace(rollout=play.end, returns=returns), play
 
     def advance(
         self, life: Life, task: Task, rule: PyTree, key: jax.Array

@@ -211,7 +211,7 @@ class MetaGradient(MetaLearning[MetaGradientState]):
         config = self.lifetime.student.config
         rollouts = self.config.n_inner + 1
         if self.antagonist is not None:
-            rollouts += self.config.n_inner
+            rollouts *= 2
         return self.n_agents * rollouts * config.n_envs * config.n_steps
 
     @functools.cached_property
@@ -286,7 +286,9 @@ class MetaGradient(MetaLearning[MetaGradientState]):
         n_alive = jnp.maximum(life.learner.n_updates - born, 1)
         metrics = {name: jnp.sum(m) / n_alive for name, m in metrics.items()}
 
-        play = self.lifetime.play(life, task, jax.lax.stop_gradient(rule), key_fresh)
+        life, play = self.lifetime.watch(
+            life, task, jax.lax.stop_gradient(rule), key_fresh
+        )
         trajectory = play.trajectory
         advantage, _ = self.critic.advantages(critic.params, trajectory, play.end)
         centred = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
@@ -301,7 +303,6 @@ class MetaGradient(MetaLearning[MetaGradientState]):
             if name in metrics
         )
         share = n_alive / self.config.n_inner
-        life = life.replace(rollout=play.end, returns=life.returns.after(trajectory))
         metrics |= {"policy_gain": gain}
         return share * (penalty - gain), {
             "life": life,
@@ -375,15 +376,19 @@ class MetaGradient(MetaLearning[MetaGradientState]):
         return state, {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
 
     def _live_on(self, lifetime: Lifetime, lives, tasks: Task, key: jax.Array) -> Life:
-        """K more updates of every agent, by a rule without parameters."""
+        """K more updates of every agent, by a rule without parameters.
+
+        And one rollout more, as agents of the learned rule have: regret compares lives
+        of the same experience.
+        """
 
         def one(life, task, key):
             def step(life, key):
                 return lifetime.advance(life, task, None, key)[0], None
 
-            return jax.lax.scan(step, life, jax.random.split(key, self.config.n_inner))[
-                0
-            ]
+            *keys, key_fresh = jax.random.split(key, self.config.n_inner + 1)
+            life = jax.lax.scan(step, life, jnp.stack(keys))[0]
+            return lifetime.watch(life, task, None, key_fresh)[0]
 
         keys = jax.random.split(key, self.n_agents)
         return jax.vmap(one)(lives, tasks, keys)
@@ -423,7 +428,7 @@ class MetaGradient(MetaLearning[MetaGradientState]):
         metrics |= self.curriculum.metrics(curriculum, key_metrics)
         if self.antagonist is not None:
             rival = jax.vmap(lambda r: r.mean)(rivals.returns)
-            metrics["antagonist_return"] = mean_over(rival, ended)
+            metrics["life_antagonist_return"] = mean_over(rival, ended)
             rivals = replace(rivals, self._born(self.antagonist, key_rivals, tasks))
         agents = Population(
             lives=replace(agents.lives, self._born(self.lifetime, key_born, tasks)),
@@ -451,7 +456,7 @@ class MetaGradient(MetaLearning[MetaGradientState]):
             negative=jnp.mean(jnp.maximum(-advantage, 0.0), axes),
             value=jnp.mean(value, axes),
             mean_return=earned,
-            success_rate=(earned > 0).astype(jnp.float32),
+            success_rate=jax.vmap(lambda r: r.success_rate)(agents.lives.returns),
             max_return=best,
             optimal_return=optimal,
             antagonist_return=rival,

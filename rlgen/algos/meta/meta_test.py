@@ -68,7 +68,7 @@ class MetaTest:
       name: in tables.
       env: what agents act in.
       test: levels that agents are measured on.
-      tuning: levels that learning rates are chosen on; as many.
+      tuning: levels that learning rates are chosen on.
       pool: levels that an agent trains on; None if each level of the sets has an agent
         of its own, which trains there.
       network: of the agents.
@@ -87,15 +87,14 @@ class MetaTest:
     n_updates: int
     n_episodes: int
 
-    @property
-    def n_agents(self) -> int:
-        """Agents for one row of results."""
-        return len(self.test) if self.pool is None else 1
-
     def env_steps(self, rule: NamedRule) -> int:
-        """Environment steps that one row costs to train, and as many per candidate."""
-        config = self.agents.config(rule)
-        return self.n_agents * self.n_updates * config.n_envs * config.n_steps
+        """Environment steps that a run of a rule trains for, tuning included."""
+        config, n_rates = self.agents.config(rule), len(self.agents.candidates(rule))
+        n_agents = 1 if self.pool else len(self.test)
+        n_tuned = 1 if self.pool else len(self.tuning)
+        if n_rates > 1:
+            n_agents += n_rates * n_tuned
+        return n_agents * self.n_updates * config.n_envs * config.n_steps
 
     def player(self, rule: NamedRule) -> Callable[..., EvalResult]:
         """Compiled: how agents fare that learn by the rule.
@@ -181,7 +180,7 @@ def run(
             result = play(acting.params, keys, jnp.float32(lr), n_updates, levels)
             return jax.device_get(result)
 
-        lr = candidates[0]
+        lr = candidates[0] if rule is not None else np.nan
         if rule is not None and len(candidates) > 1:
             worth = [
                 outcome(key_tune, lr, test.tuning.levels).returns.mean()
@@ -190,14 +189,15 @@ def run(
             lr = candidates[int(np.argmax(worth))]
         result = outcome(key_test, lr, test.test.levels)
         table = _rows(result, test.test.labels, optimal)
-        per_row = 0 if rule is None else test.env_steps(acting)
+        per_run = 0 if rule is None else test.env_steps(acting)
         table.insert(0, "test", test.name)
         table.insert(1, "rule", name)
         tables.append(
             table.assign(
                 lr=lr,
                 updates=int(n_updates),
-                env_steps=per_row * n * (1 + len(candidates)),
+                lr_at_edge=lr in (min(candidates), max(candidates)),
+                env_steps=per_run * n,
                 seconds=time.perf_counter() - begin,
             )
         )

@@ -32,7 +32,7 @@ from rlgen.evaluation.pictures._style import (
 DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
     "Held-out solve rate": ("eval_*_solve_rate",),
     "Held-out return": ("eval_*_return",),
-    "Return at the end of a life": ("rule=life_return", "A2C=antagonist_return"),
+    "Return at the end of a life": ("rule=life_return", "A2C=life_antagonist_return"),
     "Score of ended lives": ("all=life_score",),
     "Meta-loss by quarter of a life": ("all=meta_loss", "meta_loss_age_*"),
     "Length of meta-gradient and rule": ("gradient=meta_grad_norm", "rule=rule_norm"),

@@ -71,7 +71,7 @@ def test_only_ended_lives_of_a_drawn_lifetime_enter_the_buffer():
 
 
 def test_the_score_is_what_the_antagonist_earns_more():
-    """Both lived on the same task, equally long, beside each other."""
+    """Both lived on the same task, equally long, with as many rollouts."""
     experiment, rows = history()
     compared = 0
     for before, after, metrics in rows:
@@ -79,7 +79,7 @@ def test_the_score_is_what_the_antagonist_earns_more():
         if not is_ended.any():
             assert np.isnan(metrics["life_score"])
             continue
-        regret = metrics["antagonist_return"] - metrics["life_return"]
+        regret = metrics["life_antagonist_return"] - metrics["life_return"]
         assert metrics["life_score"] == pytest.approx(regret, abs=1e-6)
         rivals = after.antagonists.learner.n_updates
         np.testing.assert_array_equal(rivals, after.agents.lives.learner.n_updates)
@@ -87,6 +87,23 @@ def test_the_score_is_what_the_antagonist_earns_more():
     assert compared > 3
     # A2C agents, whose tables hold a value, not a prediction.
     assert experiment.antagonist.student.rule.n_values == 1
+
+
+def test_both_play_equally_many_steps():
+    """Where no episode ended yet, the clock tells how many."""
+    experiment = build(min_steps=80, max_steps=90, min_lifetime=40, max_lifetime=40)
+    state = jax.jit(experiment.init)(jax.random.key(0))
+    update = jax.jit(experiment.update)
+    for i in range(1, 4):
+        state, _ = update(state)
+        lives = state.agents.lives, state.antagonists
+        first = [np.asarray(x.returns.n_ended) == 0 for x in lives]
+        mine, theirs = (np.asarray(x.rollout.env_state.time) for x in lives)
+        both = first[0] & first[1] & (mine > 0)
+        assert both.any()
+        np.testing.assert_array_equal(mine[both], theirs[both])
+        # Two updates of five steps each, and a rollout to see what came of them.
+        assert mine[both].max() == i * 15
 
 
 def test_tasks_are_replayed_from_the_buffer():
@@ -121,9 +138,23 @@ def test_regret_to_the_oracle_is_what_the_best_policy_earns_more():
     assert metrics["life_score"] == pytest.approx(float(regret), abs=1e-5)
 
 
-def test_algorithmic_regret_costs_one_more_rollout_per_update():
+def test_algorithmic_regret_doubles_the_steps():
     plain = build(score="l1").env_steps_per_update
-    assert build().env_steps_per_update == plain + 8 * 2 * 4 * 5
+    assert plain == 8 * (2 + 1) * 4 * 5
+    assert build().env_steps_per_update == 2 * plain
+
+
+def test_learnability_is_of_the_agents_environments():
+    _, rows = history("learnability", 6)
+    scored = [m["life_score"] for _, _, m in rows if np.isfinite(m["life_score"])]
+    assert 0.0 < max(scored) <= 0.25
+
+
+def test_a_score_that_needs_an_oracle_needs_an_environment_with_one():
+    with pytest.raises(UserError, match="has no oracle"):
+        make_config(
+            "groove", "minatar", "", {"score": "true_regret", "torso": "conv"}
+        ).build()
 
 
 def test_evolution_draws_tasks_uniformly():

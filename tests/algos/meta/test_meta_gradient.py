@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import signal
 
 import gymnasium
 import jax
@@ -11,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import lpg as oracle
-from tiny import TINY_TASKS
+from tiny import TINY_TASKS, without_lpg
 
+from rlgen import runner
 from rlgen.algos.meta.experiment import MetaLearning
 from rlgen.algos.meta.lpg import Experience
 from rlgen.algos.meta.meta_gradient import MetaGradient
 from rlgen.algos.meta.tasks import Task
 from rlgen.env import Env, Step, take
 from rlgen.errors import UserError
+from rlgen.store import RunStore
 from rlgen.training import make_config
 
 TINY = TINY_TASKS | {"n_inner": 2}
@@ -303,21 +306,43 @@ def test_a_held_out_level_is_learned_by_a_new_agent():
     assert take(result, 0).length.min() >= 1
 
 
+class Stop:
+    """Asks the run to stop, once, as soon as there is something to log."""
+
+    asked = False
+
+    def log(self, row):
+        if not self.asked:
+            self.asked = True
+            signal.raise_signal(signal.SIGTERM)
+
+    def close(self, status):
+        assert status == "preempted"
+
+
 @pytest.mark.parametrize("algorithm", ["groove", "ta-lpo"])
-def test_chunks_and_continuation_change_no_bit(algorithm, tmp_path):
-    import rlgen
-    from rlgen.algos import rule_library
-
-    shared = TINY_TASKS | {"progress": False, "pictures": False, "drift_size": 3}
+def test_a_stopped_run_goes_on_to_the_same_bits(algorithm, tmp_path):
+    settings = TINY_TASKS | {"pictures": False, "n_updates": 4}
     if algorithm == "groove":
-        shared |= {"n_inner": 2, "buffer_size": 8, "min_fill": 0.1}
+        settings |= {"n_inner": 2, "buffer_size": 8, "min_fill": 0.1}
+    else:
+        settings = without_lpg(settings) | {"drift_size": 3}
 
-    def rule_of(name, **settings):
+    def prepare(name, log_every):
         folder = str(tmp_path / name)
-        store = rlgen.train(algorithm, run_dir=folder, **shared, **settings)
-        return rule_library.find(str(store.path)).params
+        config = make_config(
+            algorithm, settings=settings | {"run_dir": folder, "log_every": log_every}
+        )
+        store = RunStore.open(tmp_path, config.name, config, folder)
+        return config.build(), config.run, store
 
-    whole = rule_of("whole", n_updates=3, log_every=3)
-    single = rule_of("single", n_updates=3, log_every=1)
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(single), strict=True):
+    whole = runner.run(*prepare("whole", 4))
+    stopped = prepare("stopped", 1)
+    with pytest.raises(runner.Preempted):
+        runner.run(*stopped, [Stop()])
+    assert 0 < stopped[2].read_run()["update"] < 4
+    resumed = runner.run(*stopped)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
         np.testing.assert_array_equal(a, b)

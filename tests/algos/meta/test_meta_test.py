@@ -34,7 +34,9 @@ def lpg_rule(n=2) -> NamedRule:
 def chains(n_updates=20, **changes) -> MetaTest:
     config = DelayedChainConfig(min_length=1, max_length=40)
     test = meta_suite.alone("chains", config, meta_suite.TABLES, n_updates, 4)
-    return dataclasses.replace(test, **changes)
+    labels = tuple(f"validation-{i}" for i in range(len(test.tuning)))
+    tuning = dataclasses.replace(test.tuning, labels=labels)
+    return dataclasses.replace(test, **{"tuning": tuning} | changes)
 
 
 def with_rates(test: MetaTest, *lrs: float) -> MetaTest:
@@ -62,17 +64,20 @@ def test_the_rate_that_learns_is_chosen_and_learns(table):
 def test_levels_of_the_test_split_alone_are_reported(table):
     test, rows = table
     assert set(rows["level"]) == set(test.test.labels)
+    assert not set(rows["level"]) & set(test.tuning.labels)
     for level_set, split in ((test.test, "test"), (test.tuning, "validation")):
         assert set(np.asarray(split_of(level_set.hashes))) == {SPLITS.index(split)}
 
 
 def test_every_step_of_training_and_tuning_is_counted(table):
     test, rows = table
-    one = len(test.test) * 60 * 16 * 20
+    # Each test level has an agent, each validation level one for both rates.
+    assert (len(test.test), len(test.tuning)) == (3, 5)
+    one = (3 + 2 * 5) * 60 * 16 * 20
     for rule, runs in (("a2c", 2), ("lpg", 2)):
         part = rows[rows["rule"] == rule]
         assert set(part["run"]) == set(range(runs))
-        assert set(part["env_steps"]) == {one * runs * 3}
+        assert set(part["env_steps"]) == {one * runs}
     assert set(rows[rows["rule"] == "random"]["env_steps"]) == {0}
     assert set(rows[rows["rule"] == "random"]["updates"]) == {0}
 
@@ -100,7 +105,9 @@ def test_agents_may_learn_on_a_pool_of_training_levels():
     )
     assert test.pool is not None
     assert set(np.asarray(split_of(test.pool.hashes))) == {0}
-    assert test.env_steps(A2C) == 2 * 8 * 8
+    # One agent to be measured, one for each of three rates.
+    assert test.env_steps(A2C) == 4 * 2 * 8 * 8
+    assert with_rates(test, 1e-3).env_steps(A2C) == 2 * 8 * 8
     rows = meta_test.run(with_rates(test, 1e-3), [A2C], seed=0, n_runs=1)
     assert len(rows[rows["rule"] == "a2c"]) == len(test.test) * 4
     assert np.isfinite(rows["return"]).all()
@@ -130,6 +137,7 @@ def episodes(test, rule, returns, optimal):
             "length": 1,
             "optimal": np.asarray(optimal, float)[level.reshape(-1)],
             "lr": 0.1,
+            "lr_at_edge": False,
             "updates": 5,
             "env_steps": 10,
             "seconds": 1.0,
@@ -187,11 +195,30 @@ def test_the_command_writes_tables_and_a_figure(tmp_path, monkeypatch, capsys):
         (["--tests", "nowhere"], "Unknown test 'nowhere': choose all"),
         (["--runs", "0"], "must be at least 1"),
         (["--against", "nobody"], "There is no rule nobody"),
+        (["--against", "a2c"], "a2c stands there twice"),
+        (["--tests", "maze", "--lifetimes", "5"], "add grids to tests"),
     ],
 )
 def test_bad_flags_end_with_one_sentence(flags, sentence, capsys):
     assert main(["eval", "a2c", *flags]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nonsense", "runs"])
+def test_what_is_no_rule_and_no_run(name, capsys, tmp_path):
+    assert main(["eval", str(tmp_path / name), "--tests", "grids"]) == 2
+    assert "is neither a run directory nor a rule" in capsys.readouterr().err
+
+
+def test_a_file_cannot_pass_for_a_hand_written_rule(tmp_path):
+    path = tmp_path / "a2c.npz"
+    agent = meta_suite.PPOConfig(**ONE_STEP)
+    rule_library.save_rule(
+        path, SHAPE.make(agent).init(jax.random.key(0)), SHAPE, agent
+    )
+    options = meta_suite.RuleEvalOptions()
+    names = [rule.name for rule in meta_suite._contestants(str(path), options)]
+    assert names == [str(path), "untrained", "a2c", "ppo"]
 
 
 def test_every_test_of_the_suite_can_be_made():
