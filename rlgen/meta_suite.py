@@ -34,6 +34,8 @@ from rlgen.networks import NetworkConfig
 from rlgen.store import unwritable
 
 _POOL_SEED = 7
+# What is tried unless asked: one game of MinAtar stands for all.
+_USUAL = ("grids", "classic", "chains", "maze", "brax", "minatar-breakout")
 _CLASSIC = ("dense", "sparse", "long", "longer", "long_dense")
 
 # Agents that are tables: LPG's by plain gradient descent, as their rule was learned.
@@ -48,8 +50,8 @@ TABLES = Agents(
     ),
     passes={"n_epochs": 4, "n_minibatches": 1},
     lpg={"optimizer": "sgd"},
-    lrs=(0.03, 0.1, 0.3),
-    lpg_lrs=(10.0, 40.0, 160.0),
+    lrs=(0.03, 0.1, 0.3, 1.0),
+    lpg_lrs=(10.0, 40.0, 160.0, 640.0),
 )
 TABLE = NetworkConfig(torso="table", core="none")
 
@@ -58,8 +60,8 @@ NETWORKS = Agents(
     ppo=dataclasses.replace(TABLES.ppo, n_envs=64, n_steps=32),
     passes={"n_epochs": 4, "n_minibatches": 4},
     lpg={},
-    lrs=(3e-4, 1e-3, 3e-3),
-    lpg_lrs=(3e-4, 1e-3, 3e-3),
+    lrs=(3e-4, 1e-3, 3e-3, 1e-2),
+    lpg_lrs=(3e-4, 1e-3, 3e-3, 1e-2),
 )
 
 
@@ -68,7 +70,7 @@ class RuleEvalOptions:
     """How a learned rule is meta-tested.
 
     Attributes:
-      tests: which of the tests, or "all".
+      tests: which of the tests; "all" adds three more games of MinAtar.
       against: further rules (names, files or runs) to stand beside.
       lifetimes: try the grid worlds at these numbers of updates too.
       runs: how often hand-written rules learn, each time with other luck.
@@ -77,7 +79,7 @@ class RuleEvalOptions:
       out: folder for tables and figure; empty for the run's own, or meta-test.
     """
 
-    tests: tuple[str, ...] = ("all",)
+    tests: tuple[str, ...] = _USUAL
     against: tuple[str, ...] = ()
     lifetimes: tuple[int, ...] = ()
     runs: int = 3
@@ -425,8 +427,8 @@ def print_summary(table: pd.DataFrame, test: MetaTest) -> None:
         title=test.name,
         caption=f"{len(test.test)} levels, {' or '.join(runs)} runs, {lives}; "
         f"{test.n_updates:,} updates of {config.n_envs} x {config.n_steps} steps; "
-        f"learning rates (lr) chosen from {n_rates} on validation levels, * where it is "
-        "the lowest or highest of them; 95 % over runs and levels",
+        f"learning rates (lr) chosen from {n_rates} on validation levels, * the lowest "
+        "or highest of them; 95 % over runs and levels",
         caption_justify="left",
     )
     shown.add_column("rule", max_width=16)

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 
 import rlgen
+from rlgen import trees
 from rlgen.algos import drift, ppo
 from rlgen.algos.meta import lpo
 from rlgen.algos.ppo import Hyperparameters, PPOConfig
-from rlgen.algos.rule_library import RuleConfig, find, load_rule, save_rule
+from rlgen.algos.rule_library import (
+    PRETRAINED,
+    RuleConfig,
+    find,
+    load_rule,
+    save_rule,
+)
 from rlgen.algos.rules import ONE_STEP, ActorCriticRule
 from rlgen.errors import UserError
 from rlgen.training import make_config
@@ -51,6 +58,34 @@ def test_a_rule_round_trips_through_its_file_or_its_folder(lpg_file):
         pairs = zip(jax.tree.leaves(params), jax.tree.leaves(again.params), strict=True)
         for a, b in pairs:
             np.testing.assert_array_equal(a[None], b)
+
+
+@pytest.mark.parametrize("name", ["lpg", "ta-lpg", "lpo", "ta-lpo"])
+def test_rules_that_ship_say_where_they_are_from(name):
+    rule = find(name)
+    assert rule.is_lpg == name.endswith("lpg")
+    assert rule.shape is not None
+    assert rule.shape.time_aware == name.startswith("ta")
+    arrays, about = trees.read(PRETRAINED / f"{name}.npz", "a rule")
+    assert about["command"] == f"rlgen train {name} --preset quick"
+    assert len(about["commit"]) == 12
+    assert all(np.isfinite(x).all() for x in arrays.values())
+    assert any(np.any(x != 0) for x in arrays.values())
+
+
+def test_settings_of_another_kind_of_rule_are_refused():
+    with pytest.raises(UserError, match="drift_size has no effect on lpg"):
+        RuleConfig(drift_size=4)
+    with pytest.raises(UserError, match="rule_size has no effect on lpo"):
+        RuleConfig(rule="lpo", rule_size=4)
+
+
+def test_rules_of_several_shapes_are_no_rule(lpg_file, tmp_path):
+    for i, shape in enumerate((SHAPE, RuleConfig(rule_size=5))):
+        params = shape.make(AGENT).init(jax.random.key(0))
+        save_rule(tmp_path / f"rule-{i}.npz", params, shape, AGENT)
+    with pytest.raises(UserError, match="are of several shapes"):
+        find(str(tmp_path))
 
 
 def test_a_rule_file_with_other_shapes_is_refused(lpg_file, tmp_path):
