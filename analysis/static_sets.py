@@ -105,14 +105,14 @@ def figure(folder: str) -> None:
     ).dropna()
     sizes = wide.columns.to_numpy(float)
     lines = {str(kind): part.to_numpy() for kind, part in wide.groupby("kind")}
-    title = "Held-out return of the rule, by levels it was learned on"
+    title = "Held-out return"
     path = pictures.line_panels(
         {title: lines},
         {title: np.log2(sizes)},
         out / "static_sets.png",
-        "Static sets of training levels",
+        "LPG learned on static sets of levels",
         x_label={title: "log2 of the number of levels"},
-        note="mean and range over two pools of levels and meta-seeds",
+        note="mean and range over pools of levels and meta-seeds",
     )
     print(path)
 

@@ -431,8 +431,8 @@ def print_summary(table: pd.DataFrame, test: MetaTest) -> None:
         "or highest of them; 95 % over runs and levels",
         caption_justify="left",
     )
-    shown.add_column("rule", max_width=16)
-    for column in ("return", "95 %", "of A2C", "95 %", "of PPO", "of best", "lr"):
+    shown.add_column("rule", min_width=9, max_width=16)
+    for column in ("return", "A2C = 1", "95 %", "PPO = 1", "best = 1", "lr"):
         shown.add_column(column, justify="right", no_wrap=True)
     for group, part in table.groupby("test", sort=False):
         if group != test.name:
@@ -442,9 +442,8 @@ def print_summary(table: pd.DataFrame, test: MetaTest) -> None:
             shown.add_row(
                 row["rule"],
                 f"{row['return']:.3g}",
-                _range(row["return_low"], row["return_high"], ".3g"),
                 _number(row["of_a2c"]),
-                _range(row["of_a2c_low"], row["of_a2c_high"], ".2f"),
+                _range(row["of_a2c_low"], row["of_a2c_high"]),
                 _number(row["of_ppo"]),
                 _number(row["of_oracle"]),
                 f"{row['lr']:g}{'*' * row['lr_at_edge']}"
@@ -458,8 +457,8 @@ def _number(x: float) -> str:
     return f"{x:.2f}" if np.isfinite(x) else "-"
 
 
-def _range(low: float, high: float, spec: str) -> str:
-    return f"{low:{spec}}, {high:{spec}}" if np.isfinite(low) else "-"
+def _range(low: float, high: float) -> str:
+    return f"{low:.2f}, {high:.2f}" if np.isfinite(low) else "-"
 
 
 def _write(episodes: pd.DataFrame, folder: Path) -> None:

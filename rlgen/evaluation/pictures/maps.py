@@ -86,6 +86,7 @@ def line_panels(
                 )  # fmt: skip
         ax.set_title(heading, fontsize=9, color=INK, loc="left")
         ax.set_xlabel(x_label[heading], fontsize=8, color=QUIET)
+        ax.locator_params(axis="x", nbins=5)
         if len(lines) > 1:
             ax.legend(fontsize=7, frameon=False, labelcolor=INK)
         quieten(ax)
