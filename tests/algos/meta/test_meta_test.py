@@ -105,8 +105,8 @@ def test_agents_may_learn_on_a_pool_of_training_levels():
     )
     assert test.pool is not None
     assert set(np.asarray(split_of(test.pool.hashes))) == {0}
-    # One agent to be measured, one for each of three rates.
-    assert test.env_steps(A2C) == 4 * 2 * 8 * 8
+    # One agent to be measured, one for each of four rates.
+    assert test.env_steps(A2C) == 5 * 2 * 8 * 8
     assert with_rates(test, 1e-3).env_steps(A2C) == 2 * 8 * 8
     rows = meta_test.run(with_rates(test, 1e-3), [A2C], seed=0, n_runs=1)
     assert len(rows[rows["rule"] == "a2c"]) == len(test.test) * 4
@@ -179,7 +179,8 @@ def test_the_command_writes_tables_and_a_figure(tmp_path, monkeypatch, capsys):
         meta_suite, "TESTS", {"chains": lambda: with_rates(chains(n_updates=2), 0.1)}
     )
     out = tmp_path / "out"
-    assert main(["eval", str(path), "--runs", "1", "--out", str(out)]) == 0
+    flags = ["--tests", "chains", "--runs", "1", "--out", str(out)]
+    assert main(["eval", str(path), *flags]) == 0
     printed = capsys.readouterr().out
     table = pd.read_csv(out / "meta_test.csv")
     assert list(table["rule"]) == ["mine", "untrained", "a2c", "ppo", "random"]
