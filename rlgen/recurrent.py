@@ -98,7 +98,8 @@ def _reverse_blocks(
       The state before the first step, and the blocks' outputs joined to [T, ...].
     """
     n_steps = jax.tree.leaves(inputs)[0].shape[0]
-    whole = n_steps - n_steps % _BLOCK
+    # A block and a short tail would be two programs where one will do.
+    whole = n_steps - n_steps % _BLOCK if n_steps >= 2 * _BLOCK else 0
     parts = []
     if whole < n_steps:
         state, out = block(state, jax.tree.map(lambda a: a[whole:], inputs))
