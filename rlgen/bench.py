@@ -35,6 +35,7 @@ from rlgen.env import Replay
 from rlgen.envs.maze import Maze
 from rlgen.envs.maze.levels import UniformWalls
 from rlgen.files import write_atomically
+from rlgen.runner import return_freed_memory
 from rlgen.store import git_commit
 
 Result = dict[str, Any]
@@ -296,8 +297,11 @@ def meta_gradient(name: str, repeats: int) -> Result:
     settings = META_SETTINGS[name] | {"n_agents": 16, "n_heldout": 1}
     config = training.make_config("lpg", settings=settings)
     experiment = config.build()
+    return_freed_memory()
     state = jax.jit(experiment.init)(jax.random.key(0))
+    return_freed_memory()
     update, compile_s = compile_timed(experiment.update, state, donate_argnums=0)
+    return_freed_memory()
     times = []
     for i in range(2 * repeats + 1):
         begin = time.perf_counter()
