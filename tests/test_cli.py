@@ -136,7 +136,7 @@ def files(tmp_path):
         ("train plr --config {files}/none.yaml", "There is no settings file"),
         ("train plr --config {files}/settings.yaml", "did you mean n_envs?"),
         ("train plr --config {files}/type.yaml", "must be of type int"),
-        ("eval {files}", "is not a run directory"),
+        ("eval {files}", "is neither a run directory nor a rule"),
         ("eval {run} --levels {files}/none.npz", "There is no level file"),
         ("eval {run} --levels {files}/seven.npz", "set its size to match the file"),
         ("eval {run} --levels {files}/broken.npz", "is not a level file of rlgen"),

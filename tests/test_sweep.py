@@ -65,7 +65,8 @@ def test_every_cell_of_the_shipped_sweeps_is_a_valid_run(path):
         settings = {
             k: v for k, v in cell.items() if k not in ("algorithm", "env", "preset")
         }
-        training.make_config(cell["algorithm"], cell["env"], cell["preset"], settings)
+        env = cell.get("env", "")
+        training.make_config(cell["algorithm"], env, cell["preset"], settings)
 
 
 def test_a_failed_cell_does_not_stop_the_others(tmp_path, capfd):
