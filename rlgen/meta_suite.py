@@ -134,19 +134,11 @@ def pooled(
     n_episodes: int = 4,
 ) -> MetaTest:
     """A test in which one agent trains on a pool and is measured on held-out levels."""
-    return MetaTest(
-        name=name,
-        env=config.make_env(),
-        test=_heldout(config, "test"),
-        tuning=_heldout(config, "validation"),
-        pool=LevelSet.generate(
-            config.heldout_space(), n_levels, seed=_POOL_SEED, split="train"
-        ),
-        network=network,
-        agents=agents,
-        n_updates=n_updates,
-        n_episodes=n_episodes,
+    pool = LevelSet.generate(
+        config.heldout_space(), n_levels, seed=_POOL_SEED, split="train"
     )
+    test = alone(name, config, agents, n_updates, n_episodes)
+    return dataclasses.replace(test, pool=pool, network=network)
 
 
 def small_grids() -> EnvConfig:
