@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import gymnasium
@@ -24,6 +25,8 @@ from flax import struct
 LevelT = TypeVar("LevelT")
 StateT = TypeVar("StateT")
 PyTree = Any
+#: Acts with full knowledge: (key, level, state) to an action; pure, and vmaps.
+Controller = Callable[[jax.Array, Any, Any], jax.Array]
 
 
 class Step(struct.PyTreeNode, Generic[StateT]):

@@ -229,6 +229,10 @@ class ActorCritic:
         params["heads"] = self._heads.init(key_heads, features)
         return params
 
+    def policy(self, raw: jax.Array) -> Any:
+        """The distribution of actions [...] from raw parameters [..., P]."""
+        return distributions.distribution(self.action_space, raw)
+
     def initial_carry(self, batch_size: int) -> PyTree:
         """An empty memory for `batch_size` environments (None without memory)."""
         if not self.is_recurrent:

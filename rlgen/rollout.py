@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rlgen import distributions
 from rlgen.env import Env, Resample
 from rlgen.networks import ActorCritic
 
@@ -113,7 +112,7 @@ def rollout(
             params, state.memory, state.obs, state.reset
         )
         raw, value = network.heads(params, features)
-        policy = distributions.distribution(network.action_space, raw)
+        policy = network.policy(raw)
         action, log_prob = policy.sample_and_log_prob(seed=key_act)
         step = jax.vmap(env.step, in_axes=(0, levels_axis, 0, 0))(
             jax.random.split(key_env, n_envs), levels, state.env_state, action

@@ -101,9 +101,9 @@ def from_episodes(
         raise UserError(f"{name} holds no episodes: collect some.")
     for i, episode in enumerate(episodes):
         _check_lengths(episode, i, name)
-    lengths = np.array([len(episode) for episode in episodes], np.int32)
+    lengths: Any = np.array([len(episode) for episode in episodes], np.int32)
 
-    def joined(arrays, dtype=np.float32):
+    def joined(arrays: Any, dtype: Any = np.float32) -> Any:
         return np.concatenate([np.asarray(a, dtype) for a in arrays])
 
     terminated = joined([e.terminations for e in episodes], bool)
@@ -127,7 +127,7 @@ def from_episodes(
             np.array([e.level_id for e in episodes], np.int32), lengths
         ),
     }
-    start: Any = (np.cumsum(lengths) - lengths).astype(np.int32)
+    start = (np.cumsum(lengths) - lengths).astype(np.int32)
     return OfflineData(Transitions(**rows), start, lengths)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rlgen import distributions, returns
+from rlgen import returns
 from rlgen.algos import optimizers
 from rlgen.algos.drift import DRIFTS, Drift
 from rlgen.errors import UserError
@@ -199,7 +199,7 @@ def loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The policy's objective less its drift, with value loss and entropy."""
     raw, value = network.unroll(params, memory, batch.obs, batch.reset)
-    policy = distributions.distribution(network.action_space, raw)
+    policy = network.policy(raw)
     log_ratio = policy.log_prob(batch.action) - batch.log_prob
     ratio = jnp.exp(log_ratio)
     advantage = batch.advantage

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rlgen import distributions
 from rlgen.algos import ppo
 from rlgen.algos.meta import lpg, lpo
 from rlgen.algos.ppo import Hyperparameters, Learner, PPOConfig
@@ -246,7 +245,7 @@ class LPGRule(UpdateRule):
             raw, value = network.unroll(
                 params, start.memory, trajectory.obs, trajectory.reset
             )
-            policy = distributions.distribution(network.action_space, raw)
+            policy = network.policy(raw)
             log_prediction = jax.nn.log_softmax(value)
             total = lpg.agent_loss(
                 policy.log_prob(trajectory.action),

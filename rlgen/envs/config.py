@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from rlgen.env import Editor, Env
+from rlgen.env import Controller, Editor, Env
 from rlgen.errors import UserError
 from rlgen.levels import LevelSet, LevelSpace, assert_disjoint, check_dataset
 
@@ -173,6 +173,10 @@ class EnvConfig(abc.ABC):
     @abc.abstractmethod
     def heldout_sets(self) -> dict[str, LevelSet]:
         """Makes the held-out levels, by name; `eval_sets` remembers them."""
+
+    def controllers(self) -> Mapping[str, Controller]:
+        """Scripted agents by name, for `rlgen collect` to record; none by default."""
+        return {}
 
     def other_named(self) -> dict[str, tuple[Any, LevelSet]]:
         """Held-out levels of other sizes, each with the environment to play them in."""

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlgen import distributions
 from rlgen.env import Env, select, take
 from rlgen.experiment import EvalResult
 from rlgen.networks import ActorCritic
@@ -59,7 +58,7 @@ def evaluate(
         key, item, env_state, obs, memory, reset, total, length, results = carry
         key, key_act, key_env, key_reset = jax.random.split(key, 4)
         memory, raw, _ = network.step(params, memory, obs, reset)
-        policy = distributions.distribution(network.action_space, raw)
+        policy = network.policy(raw)
         action = policy.mode() if greedy else policy.sample(seed=key_act)
         level = take(levels, jnp.minimum(item, n_items - 1) // n_episodes)
         step = jax.vmap(env.step)(

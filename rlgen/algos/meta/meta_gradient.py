@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rlgen import distributions, returns
+from rlgen import returns
 from rlgen.algos import optimizers
 from rlgen.algos.meta.experiment import MetaLearning
 from rlgen.algos.meta.lifetime import Life, Lifetime
@@ -295,7 +295,7 @@ class MetaGradient(MetaLearning[MetaGradientState]):
         raw, _ = self.network.unroll(
             life.learner.params, None, trajectory.obs, trajectory.reset
         )
-        policy = distributions.distribution(self.network.action_space, raw)
+        policy = self.network.policy(raw)
         gain = jnp.mean(policy.log_prob(trajectory.action) * centred)
         penalty = sum(
             weight * metrics[name]

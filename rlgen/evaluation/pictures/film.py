@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rlgen import distributions
 from rlgen.env import Env, select, take
 from rlgen.evaluation.pictures._style import COLOURS, INK, QUIET
 from rlgen.files import write_atomically
@@ -123,7 +122,7 @@ def _play(
             state, obs, memory, is_first, done, success, length = carry
             key_act, key_env = jax.random.split(key)
             memory, raw, _ = network.step(params, memory, obs, is_first)
-            policy = distributions.distribution(network.action_space, raw)
+            policy = network.policy(raw)
             action = policy.sample(seed=key_act)
             keys = jax.random.split(key_env, n)
             step = jax.vmap(env.step)(keys, levels, state, action)
