@@ -93,8 +93,12 @@ def _train(args: Sequence[str]) -> int:
         parsed = configs.parse_flags(groups, flags, f"rlgen train {algorithm}")
         return dataclasses.replace(config, **parsed)
 
+    # A dataset implies the environment, whose flags must be known to read the others.
+    data = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    data.add_argument("--data", default=file_settings.get("data", ""))
+    implying = vars(data.parse_known_args(flags)[0])
     # Twice: what flags imply stands below what they say.
-    return _run_training(parse(configs.flatten(parse({}))))
+    return _run_training(parse(configs.flatten(parse(implying))))
 
 
 def _run_training(config: Any) -> int:
@@ -176,6 +180,30 @@ def _levels(args: Sequence[str]) -> int:
     return 0
 
 
+def _collect(args: Sequence[str]) -> int:
+    """Collect a dataset for offline learning on the train levels of a run."""
+    if not args or args[0] in ("-h", "--help"):
+        print(
+            "usage: rlgen collect RUN [--quality QUALITY] [--transitions N] ...\n"
+            "       rlgen collect ENV [--controller NAME] [--transitions N] ...\n\n"
+            "A run plays with its policies (random, medium, medium-replay, expert or "
+            "mixed;\nall but random and expert need --keep-policies True in training), "
+            "an environment\nwith random actions or a scripted controller. Levels are "
+            "of the train split only;\nthe dataset is in Minari's format. "
+            "`rlgen collect RUN|ENV --help` tells more.\n"
+        )
+        print("environments:", ", ".join(registry.names(registry.ENVS)))
+        return 0 if args else 2
+    from rlgen import collect, runner
+
+    try:
+        collect.run(args[0], args[1:])
+    except runner.Preempted as stop:
+        print(f"rlgen: {stop}; nothing was written.", file=sys.stderr)
+        return 128 + stop.signum
+    return 0
+
+
 def _bench(args: Sequence[str]) -> int:
     """Measure environment, training and level buffer on this machine; write JSON."""
     from rlgen import bench
@@ -225,6 +253,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "eval": _eval,
     "levels": _levels,
+    "collect": _collect,
     "sweep": _sweep,
     "bench": _bench,
     "ls": _ls,

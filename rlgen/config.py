@@ -152,6 +152,7 @@ class RunConfig:
         a CPU, where vmap is about twice as slow, and vmap elsewhere.
       log_every: updates per compiled chunk and per row of metrics.
       checkpoint_every_s: seconds between checkpoints.
+      keep_policies: keep the policy at every evaluation, for `rlgen collect`.
       out: folder of all runs.
       run_dir: directory of this run; empty for one named by the settings' hash.
       wandb: "off", "offline" or "online".
@@ -167,6 +168,7 @@ class RunConfig:
     seed_axis: str = "auto"
     log_every: int = dataclasses.field(default=10, metadata=NOT_HASHED)
     checkpoint_every_s: float = dataclasses.field(default=60.0, metadata=NOT_HASHED)
+    keep_policies: bool = dataclasses.field(default=False, metadata=NOT_HASHED)
     out: str = dataclasses.field(default="runs", metadata=NOT_HASHED)
     run_dir: str = dataclasses.field(default="", metadata=NOT_HASHED)
     wandb: str = dataclasses.field(default="off", metadata=NOT_HASHED)

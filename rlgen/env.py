@@ -50,6 +50,19 @@ class Step(struct.PyTreeNode, Generic[StateT]):
         return self.terminated | self.truncated
 
 
+@dataclasses.dataclass(frozen=True)
+class GoalLayout:
+    """Where a flat observation holds what is reached and what should be.
+
+    Attributes:
+      achieved: indices of what stands now for what a goal asks (a position).
+      goal: indices of the goal, in the same order.
+    """
+
+    achieved: tuple[int, ...]
+    goal: tuple[int, ...]
+
+
 class Env(abc.ABC, Generic[LevelT, StateT]):
     """An underspecified environment (UPOMDP): a level fixes the free parameters.
 
@@ -85,6 +98,11 @@ class Env(abc.ABC, Generic[LevelT, StateT]):
     @abc.abstractmethod
     def render(self, level: LevelT, state: StateT) -> jax.Array:
         """Draws the state: uint8[H, W, 3]."""
+
+    @property
+    def goal_layout(self) -> GoalLayout | None:
+        """Where observations hold goals; None where they hold none."""
+        return None
 
     def optimal_return(self, level: LevelT) -> jax.Array:
         """The best undiscounted return that any policy can reach on `level`.

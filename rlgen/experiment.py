@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,6 @@ from flax import struct
 from rlgen.env import Env
 from rlgen.errors import UserError
 from rlgen.levels import LevelSet
-from rlgen.networks import ActorCritic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,17 +41,34 @@ class Experiment(abc.ABC, Generic[StateT]):
     `init`, `update` and `evaluate` are pure; all that changes is in the state.
     """
 
-    #: What the policy acts in and with.
+    #: What the policy acts in, and with: a `PolicyNetwork`.
     env: Env
-    network: ActorCritic
+    network: Any
 
     #: Held-out levels by name; they are only ever evaluated on.
     eval_sets: dict[str, LevelSet]
+
+    #: Arrays that are too large to stand in a program as constants (a dataset): the
+    #: runner hands them to it as arguments, through `with_data`.
+    data: PyTree = None
+
+    def with_data(self, data: PyTree) -> Self:
+        """The same experiment with these arrays, which may be traced."""
+        if self.data is None:
+            return self
+        clone = copy.copy(self)
+        # Experiments are frozen: nobody else has seen this one yet.
+        object.__setattr__(clone, "data", data)
+        return clone
 
     @property
     @abc.abstractmethod
     def env_steps_per_update(self) -> int:
         """Environment steps of one update, scoring rollouts included."""
+
+    def env_steps(self, n_updates: int) -> int:
+        """Environment steps of the first so many updates."""
+        return n_updates * self.env_steps_per_update
 
     @abc.abstractmethod
     def init(self, key: jax.Array) -> StateT:
@@ -121,6 +138,11 @@ class Algorithm(abc.ABC):
     settings: Mapping[str, Any]
     presets: Mapping[str, Mapping[str, Any]]
     env: str = "maze"
+
+    def env_of(self, values: Mapping[str, Any]) -> str:
+        """The environment that flat settings imply; empty for `env`."""
+        del values
+        return ""
 
     def implied(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """Further settings that follow from flat settings, where none are given."""

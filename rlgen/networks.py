@@ -7,6 +7,7 @@ the memory by the flag they are given, before the step it belongs to.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 from typing import Any
@@ -183,7 +184,31 @@ def _value(x: jax.Array) -> jax.Array:
     return x[..., 0] if x.shape[-1] == 1 else x
 
 
-class ActorCritic:
+class PolicyNetwork(abc.ABC):
+    """What rollouts and evaluations act with. Holds no parameters."""
+
+    def __init__(
+        self, observation_space: gymnasium.Space, action_space: gymnasium.Space
+    ):
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+    def initial_carry(self, batch_size: int) -> PyTree:
+        """An empty memory for `batch_size` environments (None without memory)."""
+        del batch_size
+
+    @abc.abstractmethod
+    def step(
+        self, params: PyTree, carry: PyTree, obs: PyTree, reset: jax.Array
+    ) -> tuple[PyTree, jax.Array, jax.Array]:
+        """Acts once: obs [B, ...] and reset bool[B] to carry, raw [B, P], value [B]."""
+
+    @abc.abstractmethod
+    def policy(self, raw: jax.Array) -> Any:
+        """The distribution of actions [...] from raw parameters [..., P]."""
+
+
+class ActorCritic(PolicyNetwork):
     """An actor-critic for one observation and action space.
 
     Holds no parameters: `init` makes them and every other method takes them. "Value"
@@ -197,8 +222,7 @@ class ActorCritic:
         config: NetworkConfig,
         n_values: int = 1,
     ):
-        self.observation_space = observation_space
-        self.action_space = action_space
+        super().__init__(observation_space, action_space)
         self.config = config
         self.n_values = n_values
         self._torso = Torso(observation_space, config)
@@ -229,12 +253,10 @@ class ActorCritic:
         params["heads"] = self._heads.init(key_heads, features)
         return params
 
-    def policy(self, raw: jax.Array) -> Any:
-        """The distribution of actions [...] from raw parameters [..., P]."""
+    def policy(self, raw):
         return distributions.distribution(self.action_space, raw)
 
-    def initial_carry(self, batch_size: int) -> PyTree:
-        """An empty memory for `batch_size` environments (None without memory)."""
+    def initial_carry(self, batch_size):
         if not self.is_recurrent:
             return None
         return recurrent.initial_carry(
@@ -257,10 +279,7 @@ class ActorCritic:
         """Raw action parameters [B, P] and values [B] from features [B, F]."""
         return _apply(self._heads, params["heads"], features)
 
-    def step(
-        self, params: PyTree, carry: PyTree, obs: PyTree, reset: jax.Array
-    ) -> tuple[PyTree, jax.Array, jax.Array]:
-        """Acts once: obs [B, ...] and reset bool[B] to carry, raw [B, P], value [B]."""
+    def step(self, params, carry, obs, reset):
         carry, features = self.represent(params, carry, obs, reset)
         raw, value = self.heads(params, features)
         return carry, raw, value

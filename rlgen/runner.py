@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from rlgen import trees
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import EvalResult, Experiment
@@ -68,6 +69,11 @@ def seed_keys(config: RunConfig) -> jax.Array:
     return jnp.stack([jax.random.key(config.seed + i) for i in range(config.seeds)])
 
 
+def policy_file(run_dir: Path, update: int) -> Path:
+    """Where a run with `keep_policies` keeps all seeds' policies [S, ...] of then."""
+    return run_dir / "policies" / f"update_{update:08d}.npz"
+
+
 def return_freed_memory() -> None:
     """Gives what compilers have freed back to the system, where the C library can.
 
@@ -92,17 +98,27 @@ class Program:
         keys = seed_keys(self.config)
         begin = time.perf_counter()
 
-        return_freed_memory()
-        initialise = jax.jit(over_seeds(experiment.init, axis)).lower(keys).compile()
-        return_freed_memory()
+        data = jax.tree.map(jnp.asarray, experiment.data)
+
+        def of(data: PyTree, method: str) -> Callable:
+            """A method of the experiment, mapped over seeds, which share the data."""
+            return over_seeds(getattr(experiment.with_data(data), method), axis)
+
+        def compiled(function: Callable, *args: PyTree, donate: tuple[int, ...] = ()):
+            return_freed_memory()
+            program = jax.jit(function, donate_argnums=donate).lower(data, *args)
+            program = program.compile()
+            return lambda *args: program(data, *args)
+
+        initialise = compiled(lambda data, keys: of(data, "init")(keys), keys)
         self.initialise = lambda: initialise(keys)
-        self.state_shape = jax.eval_shape(over_seeds(experiment.init, axis), keys)
+        self.state_shape = jax.eval_shape(of(data, "init"), keys)
         # Under vmap the update may use collectives over seeds, so it is traced there.
         self.metric_names = sorted(
-            jax.eval_shape(over_seeds(experiment.update, axis), self.state_shape)[1]
+            jax.eval_shape(of(data, "update"), self.state_shape)[1]
         )
 
-        def run_one(state, n_updates):
+        def run_one(experiment, state, n_updates):
             def body(i, carry):
                 state, table = carry
                 state, metrics = experiment.update(state)
@@ -113,24 +129,28 @@ class Program:
             table = jnp.full((max_updates, len(self.metric_names)), jnp.nan)
             return jax.lax.fori_loop(0, n_updates, body, (state, table))
 
-        def run_all(states, n_updates):
-            return over_seeds(lambda state: run_one(state, n_updates), axis)(states)
+        def run_all(data, states, n_updates):
+            bound = experiment.with_data(data)
+            return over_seeds(lambda state: run_one(bound, state, n_updates), axis)(
+                states
+            )
 
-        self._chunk = (
-            jax.jit(run_all, donate_argnums=0)
-            .lower(self.state_shape, jax.ShapeDtypeStruct((), jnp.int32))
-            .compile()
+        self._chunk = compiled(
+            run_all,
+            self.state_shape,
+            jax.ShapeDtypeStruct((), jnp.int32),
+            donate=(1,),
         )
-        return_freed_memory()
-        self._evaluate = (
-            jax.jit(over_seeds(experiment.evaluate, axis))
-            .lower(self.state_shape, jax.eval_shape(lambda: keys))
-            .compile()
+        shape_of_keys = jax.eval_shape(lambda: keys)
+        self._evaluate = compiled(
+            lambda data, states, keys: of(data, "evaluate")(states, keys),
+            self.state_shape,
+            shape_of_keys,
         )
-        self._diagnose = (
-            jax.jit(over_seeds(experiment.diagnose, axis))
-            .lower(self.state_shape, jax.eval_shape(lambda: keys))
-            .compile()
+        self._diagnose = compiled(
+            lambda data, states, keys: of(data, "diagnose")(states, keys),
+            self.state_shape,
+            shape_of_keys,
         )
         self.compile_s = time.perf_counter() - begin
 
@@ -316,6 +336,7 @@ class _Loop:
                 pending = None
             if evaluates:
                 self._evaluate(states, update)
+                self._keep_policy(states, update)
             if stop or is_end or saves:
                 self._save(update, states)
                 last_save = time.perf_counter()
@@ -328,6 +349,7 @@ class _Loop:
         if restored is None:
             update, states = 0, self.program.initialise()
             self.store.truncate_metrics(0)
+            self._keep_policy(states, 0)
         else:
             update, states, host = restored
             self.store.truncate_metrics(host["metrics_size"])
@@ -369,8 +391,8 @@ class _Loop:
                 "learning rate; the last good checkpoint is kept."
             )
         wall_s, update = self._now(), first + n_updates
-        per_update = self.program.experiment.env_steps_per_update
-        steps = (update - self.last_row_update) * per_update * self.config.seeds
+        count = self.program.experiment.env_steps
+        steps = (count(update) - count(self.last_row_update)) * self.config.seeds
         rate = steps / max(wall_s - self.last_row_s, 1e-9)
         self.last_row_s, self.last_row_update = wall_s, update
         # A quantity that existed in none of the updates stays NaN.
@@ -393,7 +415,7 @@ class _Loop:
             "kind": kind,
             "seed": self.config.seed + seed_index,
             "update": update,
-            "env_steps": update * self.program.experiment.env_steps_per_update,
+            "env_steps": self.program.experiment.env_steps(update),
             "wall_s": round(wall_s, 3),
         }
 
@@ -435,13 +457,27 @@ class _Loop:
             rows.append(row)
         self._log(rows)
 
+    def _keep_policy(self, states: PyTree, update: int) -> None:
+        """Before any later checkpoint: a run that goes on from one lacks none."""
+        if self.config.keep_policies:
+            trees.save(
+                policy_file(self.store.path, update),
+                self.program.experiment.policy_params(states),
+                {
+                    "what": "policies of all seeds",
+                    "update": update,
+                    "seed": self.config.seed,
+                    "seeds": self.config.seeds,
+                },
+            )
+
     def _save(self, update: int, states: PyTree) -> None:
         host = {"metrics_size": self.store.metrics_size(), "wall_s": self._now()}
         self.checkpoints.save(update, states, host)
-        per_update = self.program.experiment.env_steps_per_update
+        env_steps = self.program.experiment.env_steps(update)
         self.store.update_run(
             update=update,
-            env_steps=update * per_update * self.config.seeds,
+            env_steps=env_steps * self.config.seeds,
             wall_s=round(self.wall_s, 2),
         )
 

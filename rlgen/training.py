@@ -14,7 +14,7 @@ from rlgen import config as configs
 from rlgen import registry, runner, sinks
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
-from rlgen.experiment import Experiment
+from rlgen.experiment import Algorithm, Experiment
 from rlgen.store import RunStore
 
 PyTree = Any
@@ -58,6 +58,9 @@ def make_config(
 ) -> TrainConfig:
     """Settings of an algorithm: its defaults, then a preset, then `settings`.
 
+    In another environment than the algorithm's own, what a preset says of that one's
+    levels is left out. What the environment advises stands above a preset.
+
     Args:
       env: environment; empty for the algorithm's own.
       source: where `settings` are from, for messages.
@@ -68,9 +71,11 @@ def make_config(
         does not fit.
     """
     entry = registry.load(registry.ALGORITHMS, algorithm)
-    env = env or entry.env
+    named = dict(settings or {}) | dict(flags or {})
+    env = env or entry.env_of(named) or entry.env
     env_type = registry.load(registry.ENVS, env)
     base = TrainConfig(algorithm, env, RunConfig(), env_type(), entry.config)
+    known = configs.flatten(base)
     values = dict(entry.settings)
     if preset:
         if preset not in entry.presets:
@@ -80,10 +85,26 @@ def make_config(
             )
         # What makes the algorithm what it is stands above a shared preset, except
         # where the preset says how a paper set it.
-        values |= entry.presets[preset]
-    values |= entry.implied(values | dict(settings or {}) | dict(flags or {}))
+        values |= _fitting(entry, entry.presets[preset], known)
+    values |= {name: v for name, v in env_type.ADVICE.items() if name in known}
+    values |= entry.implied(values | named)
     base = configs.override(base, values, f"preset {preset or algorithm}")
     return configs.override(base, settings or {}, source)
+
+
+def _fitting(
+    entry: Algorithm, preset: Mapping[str, Any], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A preset without what only the algorithm's own environment can be told.
+
+    What neither knows stays, to be refused: a misspelt name is an error everywhere.
+    """
+    elsewhere = configs.flatten(registry.load(registry.ENVS, entry.env)())
+    return {
+        name: value
+        for name, value in preset.items()
+        if name in known or name not in elsewhere
+    }
 
 
 def train(

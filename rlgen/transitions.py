@@ -8,7 +8,7 @@ step of an episode that only the clock ended is used like any other.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -47,6 +47,25 @@ class Transitions(struct.PyTreeNode):
 
     def __len__(self) -> int:
         return len(self.reward)
+
+
+def some_of(fields: Mapping[str, Any]) -> Transitions:
+    """Steps of which only these fields are known; the others are None."""
+    nothing: dict[str, Any] = dict.fromkeys(
+        field.name for field in dataclasses.fields(Transitions)
+    )
+    return Transitions(**nothing | dict(fields))
+
+
+def restrict(rows: Transitions, like: Transitions) -> Transitions:
+    """Steps with those fields only that others have too."""
+    return some_of(
+        {
+            field.name: getattr(rows, field.name)
+            for field in dataclasses.fields(Transitions)
+            if getattr(like, field.name) is not None
+        }
+    )
 
 
 class OfflineData(struct.PyTreeNode):
@@ -95,13 +114,16 @@ def from_episodes(
       name: what messages call the dataset.
 
     Raises:
-      UserError: no episodes, or an episode whose arrays do not belong together.
+      UserError: no episodes, an episode whose arrays do not belong together, or two
+        episodes whose observations or actions differ in shape.
     """
     if not episodes:
         raise UserError(f"{name} holds no episodes: collect some.")
     for i, episode in enumerate(episodes):
         _check_lengths(episode, i, name)
+        _check_shapes(episode, episodes[0], i, name)
     lengths: Any = np.array([len(episode) for episode in episodes], np.int32)
+    start = (np.cumsum(lengths) - lengths).astype(np.int32)
 
     def joined(arrays: Any, dtype: Any = np.float32) -> Any:
         return np.concatenate([np.asarray(a, dtype) for a in arrays])
@@ -111,24 +133,94 @@ def from_episodes(
     last = np.zeros(lengths.sum(), bool)
     last[np.cumsum(lengths) - 1] = True
     action = joined([e.actions for e in episodes])
+    reward = joined([e.rewards for e in episodes])
     rows: dict[str, Any] = {
         "obs": joined([e.observations[:-1] for e in episodes]),
         "action": action,
-        "reward": joined([e.rewards for e in episodes]),
+        "reward": reward,
         "next_obs": joined([e.observations[1:] for e in episodes]),
         "terminated": terminated,
         "truncated": last & ~terminated,
-        "next_action": np.where(last[:, None], 0, np.roll(action, -1, axis=0)),
+        "next_action": next_actions(action, last),
         "has_next_action": ~last,
-        "return_to_go": joined([returns_to_go(e.rewards, discount) for e in episodes]),
+        "return_to_go": returns_to_go(reward, start, lengths, discount),
         "episode_id": np.repeat(np.arange(len(episodes), dtype=np.int32), lengths),
         "time": joined([np.arange(n) for n in lengths], np.int32),
         "level_id": np.repeat(
             np.array([e.level_id for e in episodes], np.int32), lengths
         ),
     }
-    start = (np.cumsum(lengths) - lengths).astype(np.int32)
     return OfflineData(Transitions(**rows), start, lengths)
+
+
+def from_steps(
+    arrays: Mapping[str, np.ndarray], *, name: str = "the dataset"
+) -> OfflineData:
+    """Gathers steps that stand in any order into episodes, as host arrays.
+
+    `episode_id` says what belongs together, and `time` in which order. Without
+    `episode_id` the steps stand as they were played, and an episode ends where one is
+    terminated or truncated.
+
+    Args:
+      arrays: by the names of `Transitions`, each [N, ...]; of next_action,
+        has_next_action and return_to_go, what is left out is left out of the result.
+      name: what messages call the dataset.
+
+    Raises:
+      UserError: an array is missing or has not one row per step.
+    """
+    for needed in ("obs", "action", "reward", "next_obs", "terminated", "truncated"):
+        if needed not in arrays:
+            raise UserError(f"{name} has no array {needed}, which steps need: add it.")
+    n = np.size(arrays["reward"])
+    if n == 0:
+        raise UserError(f"{name} holds no steps: collect some.")
+    given = {
+        field.name: np.asarray(arrays[field.name])
+        for field in dataclasses.fields(Transitions)
+        if field.name in arrays
+    }
+    for field, array in given.items():
+        if array.shape[:1] != (n,):
+            raise UserError(
+                f"{name} has {n} rewards, but {field} of shape {array.shape}: every "
+                "array needs one row per step."
+            )
+    if "episode_id" in given:
+        keys = [given[key] for key in ("time", "episode_id") if key in given]
+        order = np.lexsort(keys)  # stable: without time, as they stand
+        given = {field: array[order] for field, array in given.items()}
+        last = np.append(np.diff(given["episode_id"]) != 0, True)
+    else:
+        last = np.logical_or(given["terminated"], given["truncated"])
+        last[-1] = True
+    end = np.flatnonzero(last) + 1
+    length: Any = np.diff(end, prepend=0).astype(np.int32)
+    start: Any = (end - length).astype(np.int32)
+    columns: dict[str, Any] = {
+        "time": np.arange(n) - np.repeat(start, length),
+        "level_id": np.zeros(n),
+        "has_next_action": ~last,
+        "next_action": None,
+        "return_to_go": None,
+        **given,
+        "episode_id": np.repeat(np.arange(len(length)), length),
+    }
+    if columns["next_action"] is None:
+        columns["has_next_action"] = None
+    columns["truncated"] = columns["truncated"].astype(bool) | (
+        last & ~columns["terminated"].astype(bool)
+    )
+    types: dict[str, Any] = {
+        **dict.fromkeys(("terminated", "truncated", "has_next_action"), bool),
+        **dict.fromkeys(("episode_id", "time", "level_id"), np.int32),
+    }
+    rows: Any = {
+        field: None if array is None else array.astype(types.get(field, np.float32))
+        for field, array in columns.items()
+    }
+    return OfflineData(Transitions(**rows), start, length)
 
 
 def _check_lengths(episode: Episode, i: int, name: str) -> None:
@@ -152,7 +244,7 @@ def _check_lengths(episode: Episode, i: int, name: str) -> None:
             )
     if n_steps == 0:
         raise UserError(f"Episode {i} of {name} has no steps: leave it out.")
-    ends = np.asarray(episode.terminations | episode.truncations)[:-1]
+    ends = np.logical_or(episode.terminations, episode.truncations)[:-1]
     if ends.any():
         raise UserError(
             f"Episode {i} of {name} goes on after its end at step {ends.argmax()}: "
@@ -160,12 +252,60 @@ def _check_lengths(episode: Episode, i: int, name: str) -> None:
         )
 
 
-def returns_to_go(rewards: np.ndarray, discount: float) -> np.ndarray:
-    """Discounted sums from each of T steps to the last, without a bootstrap. [T]."""
-    total, out = 0.0, np.zeros(len(rewards), np.float32)
-    for t in range(len(rewards) - 1, -1, -1):
-        total = float(rewards[t]) + discount * total
-        out[t] = total
+def _check_shapes(episode: Episode, first: Episode, i: int, name: str) -> None:
+    for array in ("observations", "actions"):
+        shape = np.shape(getattr(episode, array))[1:]
+        wanted = np.shape(getattr(first, array))[1:]
+        if shape != wanted:
+            raise UserError(
+                f"Episode {i} of {name} has {array} of shape {shape}, but episode 0 "
+                f"has {wanted}: record them in one environment."
+            )
+
+
+def next_actions(action: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """The action that followed each of N steps, zeros after the last of an episode.
+
+    Args:
+      action: [N, A], episodes one after another.
+      last: bool[N], whether an episode ends with the step.
+    """
+    following = np.roll(action, -1, axis=0)
+    following[last] = 0
+    return following
+
+
+def returns_to_go(
+    reward: np.ndarray,
+    episode_start: np.ndarray,
+    episode_length: np.ndarray,
+    discount: float,
+) -> np.ndarray:
+    """Discounted sums from each step to its episode's last, without a bootstrap.
+
+    All episodes are summed side by side, from their ends backward.
+
+    Args:
+      reward: [N], episodes one after another.
+      episode_start, episode_length: int[E].
+
+    Returns:
+      float32[N].
+    """
+    reward = np.asarray(reward, np.float64)
+    # Longest first: those that reach back to a step stand in front.
+    order = np.argsort(-np.asarray(episode_length), kind="stable")
+    start, length = np.asarray(episode_start)[order], np.asarray(episode_length)[order]
+    end = start + length
+    n_longer = np.searchsorted(
+        -length, -np.arange(1, length.max(initial=0) + 1), "right"
+    )
+    out = np.zeros(len(reward), np.float32)
+    total = np.zeros(len(order))
+    for back, n in enumerate(n_longer, start=1):
+        at = end[:n] - back
+        total[:n] = reward[at] + discount * total[:n]
+        out[at] = total[:n]
     return out
 
 
@@ -183,12 +323,17 @@ def check(
       n_levels: size of the level set that `level_id` points into, if there is one.
 
     Raises:
-      UserError: numbers that are not finite, observations or actions of another size,
-        actions outside the box, or a level that is not in the level set.
+      UserError: spaces that are no boxes, numbers that are not finite, observations or
+        actions of another size, actions outside the box, or a level that is not in the
+        level set.
     """
     rows = data.rows
     if not isinstance(action_space, gymnasium.spaces.Box):
         raise UserError("Offline learners need actions in a box: choose another env.")
+    if not isinstance(observation_space, gymnasium.spaces.Box):
+        raise UserError(
+            "Offline learners need observations in one box: choose another env."
+        )
     for what, array, space in (
         ("observations", rows.obs, observation_space),
         ("actions", rows.action, action_space),
@@ -199,23 +344,13 @@ def check(
                 f"have {space.shape}: name the environment it was collected in, with "
                 "the same settings."
             )
-    for what in ("obs", "next_obs", "action", "reward", "next_action", "return_to_go"):
-        array = getattr(rows, what)
-        if array is None:
-            continue
-        finite = np.isfinite(np.asarray(array).reshape(len(rows), -1)).all(axis=1)
-        if not finite.all():
-            raise UserError(
-                f"{name} holds {np.sum(~finite)} steps whose {what} is not finite (the "
-                f"first is step {np.argmin(finite)}): drop their episodes."
-            )
+    check_finite(rows, name)
     action = np.asarray(rows.action)
-    outside = (action < action_space.low - _ROUNDING) | (
-        action > action_space.high + _ROUNDING
-    )
+    excess = np.maximum(action_space.low - action, action - action_space.high)
+    outside = (excess > _ROUNDING).reshape(len(rows), -1).any(axis=1)
     if outside.any():
         raise UserError(
-            f"{name} holds {np.sum(outside.any(axis=1))} actions outside the "
+            f"{name} holds {np.sum(outside)} actions outside the "
             f"environment's box {action_space.low.min():g} to "
             f"{action_space.high.max():g}: scale them into it."
         )
@@ -226,6 +361,24 @@ def check(
             raise UserError(
                 f"{name} was played on level {missing[0]}, which is missing from its "
                 f"level set of {n_levels}: collect it again."
+            )
+
+
+def check_finite(rows: Transitions, name: str = "The dataset") -> None:
+    """Checks that there is no NaN and nothing infinite.
+
+    Raises:
+      UserError: there is.
+    """
+    for what in ("obs", "next_obs", "action", "reward", "next_action", "return_to_go"):
+        array = getattr(rows, what)
+        if array is None:
+            continue
+        finite = np.isfinite(np.asarray(array).reshape(len(rows), -1)).all(axis=1)
+        if not finite.all():
+            raise UserError(
+                f"{name} holds {np.sum(~finite)} steps whose {what} is not finite (the "
+                f"first is step {np.argmin(finite)}): drop their episodes."
             )
 
 

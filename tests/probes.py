@@ -16,6 +16,7 @@ import numpy as np
 from rlgen import rollout as rollouts
 from rlgen.algos import ppo
 from rlgen.env import Env, Replay, Step
+from rlgen.interop.starts import StartsConfig
 from rlgen.networks import ActorCritic, NetworkConfig
 
 
@@ -153,3 +154,85 @@ def train(
 
     params, trajectory = run(key)
     return network, params, trajectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Push(Env):
+    """A point on a line that is pushed about; its level says where it should stay.
+
+    Observation: float32[2], position and target. Action: float32[1], the push, clipped
+    to -1..1. Reward: 1 less the distance to the target. Termination: beyond -1..1,
+    where the cliff is. Success: near the target when time is up.
+
+    Attributes:
+      max_steps: the time limit.
+      noise: standard deviation of what is added to a push.
+      fragile: beyond -0.5..0.5 the simulation is no longer finite.
+    """
+
+    max_steps: int = 12
+    noise: float = 0.0
+    fragile: bool = False
+
+    def reset(self, key, level):
+        at = jax.random.uniform(key, (), minval=-0.3, maxval=0.3)
+        state = {"at": at, "time": jnp.int32(0)}
+        return state, self._obs(level, at)
+
+    def _obs(self, level, at):
+        return jnp.stack([at, self.target(level)])
+
+    @staticmethod
+    def target(level):
+        """Where to be on a level."""
+        return (level.seed % 1000).astype(jnp.float32) / 1000.0 - 0.5
+
+    def step(self, key, level, state, action):
+        push = jnp.clip(action[0], -1.0, 1.0) + self.noise * jax.random.normal(key)
+        at, time = state["at"] + 0.3 * push, state["time"] + 1
+        broken = self.fragile & (jnp.abs(at) > 0.5)
+        terminated = (jnp.abs(at) > 1.0) | broken
+        distance = jnp.abs(at - self.target(level))
+        truncated = (time >= self.max_steps) & ~terminated
+        return Step(
+            state={"at": at, "time": time},
+            obs=self._obs(level, at),
+            reward=1.0 - distance,
+            terminated=terminated,
+            truncated=truncated,
+            info={"success": truncated & (distance < 0.2), "non_finite": broken},
+        )
+
+    @property
+    def observation_space(self):
+        return gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    @property
+    def action_space(self):
+        return gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    @property
+    def max_episode_steps(self):
+        return self.max_steps
+
+    def render(self, level, state):
+        return jnp.zeros((1, 1, 3), jnp.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class PushConfig(StartsConfig):
+    """Settings of `Push`, for what is made by name."""
+
+    max_steps: int = 12
+    noise: float = 0.0
+    fragile: bool = False
+    n_heldout: int = 4
+
+    def make_env(self):
+        return Push(self.max_steps, self.noise, self.fragile)
+
+    def controllers(self):
+        def homing(key, level, state):
+            return (Push.target(level) - state["at"])[None] / 0.3
+
+        return {"homing": homing}

@@ -20,6 +20,8 @@ TOP = (
     "reports",
     "bench",
     "level_tool",
+    "collect",
+    "collection",
     "comparison",
     "meta_suite",
     "sweep",

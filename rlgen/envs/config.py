@@ -7,8 +7,10 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
+from rlgen.datasets import Recording
 from rlgen.env import Controller, Editor, Env
 from rlgen.errors import UserError
 from rlgen.levels import LevelSet, LevelSpace, assert_disjoint, check_dataset
@@ -40,6 +42,9 @@ class EnvConfig(abc.ABC):
     FAMILIES: ClassVar[Mapping[str, type[LevelSpace]]]
     #: Settings that mean something for one family only.
     FAMILY_FIELDS: ClassVar[Mapping[str, tuple[str, ...]]]
+    #: Settings that students need here, where an algorithm has them: above a preset,
+    #: beneath whatever is asked for.
+    ADVICE: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __post_init__(self):
         self._check_family("levels", self.levels)
@@ -176,6 +181,10 @@ class EnvConfig(abc.ABC):
 
     def controllers(self) -> Mapping[str, Controller]:
         """Scripted agents by name, for `rlgen collect` to record; none by default."""
+        return {}
+
+    def recordings(self) -> Mapping[str, Callable[[int, int], Recording]]:
+        """Ways of recording of its own, by name: from steps and a seed to episodes."""
         return {}
 
     def other_named(self) -> dict[str, tuple[Any, LevelSet]]:

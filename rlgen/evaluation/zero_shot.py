@@ -14,14 +14,14 @@ import jax.numpy as jnp
 
 from rlgen.env import Env, select, take
 from rlgen.experiment import EvalResult
-from rlgen.networks import ActorCritic
+from rlgen.networks import PolicyNetwork
 
 PyTree = Any
 
 
 def evaluate(
     env: Env,
-    network: ActorCritic,
+    network: PolicyNetwork,
     params: PyTree,
     key: jax.Array,
     levels: PyTree,

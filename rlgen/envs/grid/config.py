@@ -1,4 +1,4 @@
-"""Settings that every family of grid worlds shares."""
+"""Settings that levels on grids share, and those that grid worlds share."""
 
 from __future__ import annotations
 
@@ -14,43 +14,23 @@ from rlgen.envs.grid.mutators import Mutator
 
 
 @dataclasses.dataclass(frozen=True)
-class GridConfig(EnvConfig):
-    """What a grid world can be told about itself and its levels.
+class GridLevelsConfig(EnvConfig):
+    """What an environment whose levels are grids can be told about them.
 
     Attributes:
       height, width: cells, without the border of walls.
-      view_size: odd side of the egocentric view, or "full".
-      see_through_walls: whether walls hide what is behind them.
-      max_steps: time limit; 0 scales 250 steps for 13x13 with the area.
-      actions: "minimal" (left, right, forward) or "minigrid" (seven).
       n_edits, change_cell, move_goal, move_start, no_op: see `Mutator`.
     """
 
     height: int = 13
     width: int = 13
-    view_size: int | Literal["full"] = 5
-    see_through_walls: bool = True
-    max_steps: int = 0
-    actions: str = "minimal"
     n_edits: int = 5
     change_cell: float = 1.0
     move_goal: float = 1.0
     move_start: float = 0.0
     no_op: float = 0.0
 
-    ENV: ClassVar[type[GridEnv]]
     FAMILIES: ClassVar[Mapping[str, type[GridLevels]]]
-
-    def make_env(self) -> Any:
-        """The environment."""
-        return self.ENV(
-            height=self.height,
-            width=self.width,
-            view_size=self.view_size,
-            see_through_walls=self.see_through_walls,
-            max_steps=self.max_steps or None,
-            actions=self.actions,
-        )
 
     def make_editor(self, n_blocks: int, noise_size: int) -> GridEditor:
         """The environment in which a teacher builds levels like these."""
@@ -73,3 +53,33 @@ class GridConfig(EnvConfig):
     def heldout_space(self) -> GridLevels:
         # It may draw unsolvable levels: `LevelSet.generate` keeps what can be solved.
         return self.family(self.levels, solvable=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class GridConfig(GridLevelsConfig):
+    """What a grid world can be told about itself and its levels.
+
+    Attributes:
+      view_size: odd side of the egocentric view, or "full".
+      see_through_walls: whether walls hide what is behind them.
+      max_steps: time limit; 0 scales 250 steps for 13x13 with the area.
+      actions: "minimal" (left, right, forward) or "minigrid" (seven).
+    """
+
+    view_size: int | Literal["full"] = 5
+    see_through_walls: bool = True
+    max_steps: int = 0
+    actions: str = "minimal"
+
+    ENV: ClassVar[type[GridEnv]]
+
+    def make_env(self) -> Any:
+        """The environment."""
+        return self.ENV(
+            height=self.height,
+            width=self.width,
+            view_size=self.view_size,
+            see_through_walls=self.see_through_walls,
+            max_steps=self.max_steps or None,
+            actions=self.actions,
+        )

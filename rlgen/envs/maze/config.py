@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from types import ModuleType
+from typing import Any, ClassVar
 
 from rlgen.envs.config import HELDOUT_SEED
-from rlgen.envs.grid.config import GridConfig
+from rlgen.envs.grid.config import GridConfig, GridLevelsConfig
+from rlgen.envs.grid.levels import GridLevels
+from rlgen.envs.maze import named
 from rlgen.envs.maze.env import Maze
-from rlgen.envs.maze.levels import FAMILIES
-from rlgen.envs.maze.named import named_levels, sizes
+from rlgen.envs.maze.levels import FAMILIES, MazeLevels
 from rlgen.levels import LevelSet
 
 
 @dataclasses.dataclass(frozen=True)
-class MazeConfig(GridConfig):
-    """Everything that a maze experiment can be told about its levels.
+class MazeLevelsConfig(GridLevelsConfig):
+    """What an environment in mazes can be told about them.
 
     Attributes:
       levels: family to train on: uniform, perfect, rooms, caves or empty.
@@ -36,13 +38,14 @@ class MazeConfig(GridConfig):
     smoothing_steps: int = 1
     heldout: str = "same"
 
-    ENV = Maze
-    FAMILIES = FAMILIES
+    FAMILIES: ClassVar[Mapping[str, type[MazeLevels]]] = FAMILIES
     FAMILY_FIELDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "uniform": ("min_walls", "max_walls"),
         "rooms": ("rooms_per_side", "door_probability"),
         "caves": ("fill", "smoothing_steps"),
     }
+    #: Where the named levels are: a module with `sizes` and `named_levels`.
+    NAMED: ClassVar[ModuleType]
 
     def __post_init__(self):
         if self.heldout != "same":
@@ -58,6 +61,15 @@ class MazeConfig(GridConfig):
     @property
     def _used(self):
         return {self.levels, self._heldout_family}
+
+    @property
+    def _fixes_size(self) -> bool:
+        """Whether observations have another shape in mazes of another size."""
+        raise NotImplementedError
+
+    def _in_these(self, mazes: MazeLevels) -> GridLevels:
+        """The environment's own levels in a family of mazes."""
+        return mazes
 
     def heldout_space(self):
         return self.family(self._heldout_family, solvable=False)
@@ -76,29 +88,43 @@ class MazeConfig(GridConfig):
             odd = self.height % 2 and self.width % 2
             for name in ("perfect", "rooms") if odd else ("rooms",):
                 sets[name] = LevelSet.generate(
-                    FAMILIES[name](self.height, self.width),
+                    self._in_these(FAMILIES[name](self.height, self.width)),
                     min(self.n_heldout, 64),
                     seed=HELDOUT_SEED,
                     split="validation",
                     name=name,
                 )
-        elif (self.height, self.width) in sizes():
+        elif (self.height, self.width) in self.NAMED.sizes():
             sets["named"] = self.named_set()
         return sets
 
     def named_set(self) -> LevelSet:
         """The named levels of this size; raises `LevelFileError` if there are none."""
-        return named_levels(self.height, self.width)
+        return self.NAMED.named_levels(self.height, self.width)
 
     def other_named(self):
-        # The full view fixes the size of the network's input.
-        if self.view_size == "full":
+        if self._fixes_size:
             return {}
-        others = {}
-        for height, width in sizes():
+        others: dict[str, tuple[Any, LevelSet]] = {}
+        for height, width in self.NAMED.sizes():
             if (height, width) != (self.height, self.width):
+                env: Any = self.make_env()
                 env = dataclasses.replace(
-                    self.make_env(), height=height, width=width, max_steps=None
+                    env, height=height, width=width, max_steps=None
                 )
-                others[f"named {height}x{width}"] = (env, named_levels(height, width))
+                level_set = self.NAMED.named_levels(height, width)
+                others[f"named {height}x{width}"] = (env, level_set)
         return others
+
+
+@dataclasses.dataclass(frozen=True)
+class MazeConfig(MazeLevelsConfig, GridConfig):
+    """Everything that a maze experiment can be told about its levels."""
+
+    ENV = Maze
+    NAMED = named
+
+    @property
+    def _fixes_size(self):
+        # The full view fixes the size of the network's input.
+        return self.view_size == "full"

@@ -12,11 +12,10 @@ from rlgen.envs.grid.env import GridEnv, GridLevel
 from rlgen.envs.grid.tiles import Tile
 
 
-class MazeLevel(GridLevel):
-    """One maze: everything that varies between episodes."""
+class WalledLevel(GridLevel):
+    """Walls, a goal and a start."""
 
     walls: jax.Array  # (H, W) bool, without the border, which is always wall
-    direction: jax.Array  # () int32: 0 right, 1 down, 2 left, 3 up
 
     @property
     def tiles(self):
@@ -28,6 +27,12 @@ class MazeLevel(GridLevel):
     @property
     def blocked(self):
         return self.walls
+
+
+class MazeLevel(WalledLevel):
+    """One maze: everything that varies between episodes."""
+
+    direction: jax.Array  # () int32: 0 right, 1 down, 2 left, 3 up
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rlgen.env import Env, select, take
 from rlgen.evaluation.pictures._style import COLOURS, INK, QUIET
 from rlgen.files import write_atomically
-from rlgen.networks import ActorCritic
+from rlgen.networks import PolicyNetwork
 
 PyTree = Any
 
@@ -26,7 +26,7 @@ _LAST_FRAME_MS = 1500
 
 def agent_gif(
     env: Env,
-    network: ActorCritic,
+    network: PolicyNetwork,
     params: PyTree,
     levels: PyTree,
     key: jax.Array,
@@ -104,7 +104,7 @@ def agent_gif(
 
 def _play(
     env: Env,
-    network: ActorCritic,
+    network: PolicyNetwork,
     params: PyTree,
     levels: PyTree,
     key: jax.Array,

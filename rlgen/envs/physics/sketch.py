@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 HEIGHT, WIDTH = 120, 160  # pixels
 _INK = np.array([43, 48, 64], np.uint8)
@@ -12,6 +15,7 @@ _PAPER = np.array([244, 243, 238], np.uint8)
 _GROUND = np.array([205, 200, 186], np.uint8)
 _BODY = np.array([0, 114, 178], np.uint8)
 _THING = np.array([213, 94, 0], np.uint8)
+_GAUGE = np.array([0, 158, 115], np.uint8)
 _RADIUS = 3.0  # pixels, half the thickness of a rod
 _TICK = 4  # pixels, depth of the marks on the ground
 
@@ -63,3 +67,44 @@ def _distance(pixels: jax.Array, rod: jax.Array) -> jax.Array:
     share = offset @ along / jnp.maximum(along @ along, 1e-12)
     nearest = jnp.clip(share, 0.0, 1.0)[..., None] * along
     return jnp.linalg.norm(offset - nearest, axis=-1)
+
+
+_ROW = 10  # pixels, height of a gauge
+_MARGIN = 2  # pixels
+_LETTERS, _LABEL_WIDTH = 4, 26  # of a name, pixels
+_UNIT = 22  # pixels
+
+
+def gauges(picture: jax.Array, names: tuple[str, ...], values: jax.Array) -> jax.Array:
+    """Adds a named bar for each value in the corner, from a mark at 0 on.
+
+    Args:
+      picture: uint8[HEIGHT, WIDTH, 3].
+      values: float32[N] in -1..1, to the left and to the right.
+
+    Returns:
+      the picture.
+    """
+    zero = _MARGIN + _LABEL_WIDTH + _UNIT
+    ends = zero + jnp.round(_UNIT * jnp.clip(values, -1.0, 1.0))
+    rows, columns = jnp.arange(HEIGHT)[:, None], jnp.arange(WIDTH)
+    for i, end in enumerate(ends):
+        top = _MARGIN + i * _ROW
+        within = (rows >= top + 2) & (rows < top + _ROW - 2)
+        low, high = jnp.minimum(zero, end), jnp.maximum(zero, end)
+        bar = within & (columns >= low) & (columns <= high)
+        mark = (rows >= top + 1) & (rows < top + _ROW - 1) & (columns == zero)
+        picture = jnp.where(bar[..., None], _GAUGE, picture)
+        picture = jnp.where(mark[..., None], _INK, picture)
+    return jnp.where(_labels(names)[..., None], _INK, picture)
+
+
+@functools.cache
+def _labels(names: tuple[str, ...]) -> np.ndarray:
+    """Where the ink of the gauges' names is. bool[HEIGHT, WIDTH]."""
+    canvas = Image.new("1", (WIDTH, HEIGHT))
+    font = ImageFont.load_default_imagefont()
+    for i, name in enumerate(names):
+        at = (_MARGIN, _MARGIN + i * _ROW - 1)
+        ImageDraw.Draw(canvas).text(at, name[:_LETTERS], fill=1, font=font)
+    return np.array(canvas)

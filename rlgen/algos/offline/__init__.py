@@ -1,0 +1,1 @@
+"""Learning from recorded steps: behavioural and compositional conservatism."""

@@ -1,0 +1,298 @@
+"""The offline learners by name: each is a set of settings.
+
+Published hyper-parameters stand in the `paper` preset with their source; `quick` is
+sized for minutes on a laptop's CPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlgen.algos.offline.assembly import OfflineAlgorithm
+from rlgen.algos.offline.bc import BC, BCConfig
+from rlgen.algos.offline.decision_transformer import (
+    DecisionTransformer,
+    TransformerConfig,
+)
+from rlgen.algos.offline.iql import IQL, IQLConfig
+from rlgen.algos.offline.sac import SAC, SACConfig
+from rlgen.algos.offline.td3_bc import TD3BC, TD3BCConfig
+from rlgen.algos.offline.variants import (
+    GoalAlgorithm,
+    ModelBasedAlgorithm,
+    OnlineAlgorithm,
+    OutcomeAlgorithm,
+)
+
+# Small networks, 20,000 gradient steps. The same for every learner.
+_QUICK: dict[str, Any] = {
+    "n_updates": 40,
+    "steps_per_update": 500,
+    "eval_every": 10,
+    "log_every": 1,
+    "actor_units": 128,
+    "critic_units": 128,
+}
+# A million gradient steps of 256 recorded steps, networks of two layers of 256.
+_PAPER: dict[str, Any] = {
+    "n_updates": 1000,
+    "steps_per_update": 1000,
+    "eval_every": 50,
+    "log_every": 5,
+    "eval_episodes": 10,
+}
+
+
+def _presets(**paper: Any) -> dict[str, dict[str, Any]]:
+    return {"quick": _QUICK, "paper": _PAPER | paper}
+
+
+def _bc(factory, config, total_updates):
+    del total_updates
+    return BC(factory, config)
+
+
+def _td3_bc(factory, config, total_updates):
+    del total_updates
+    return TD3BC(factory, config)
+
+
+def _sac(factory, config, total_updates):
+    del total_updates
+    return SAC(factory, config)
+
+
+def _transformer(factory, config, total_updates):
+    del total_updates
+    return DecisionTransformer(factory, config)
+
+
+BEHAVIOUR_CLONING = OfflineAlgorithm(
+    summary="behaviour cloning: the recorded actions, whatever they led to",
+    source="Pomerleau 1989",
+    settings={},
+    presets=_presets(),
+    make_agent=_bc,
+    agent=BCConfig(),
+)
+
+PERCENT_BC = OfflineAlgorithm(
+    summary="behaviour cloning of the tenth of the episodes with the highest return",
+    source="Chen et al. 2021, section 5.1",
+    settings={"best_share": 0.1},
+    presets=_presets(),
+    make_agent=_bc,
+    agent=BCConfig(),
+)
+
+TD3_BC = OfflineAlgorithm(
+    summary="TD3 whose actor is held to the recorded actions",
+    source="Fujimoto and Gu 2021",
+    settings={"normalize_obs": True},
+    presets=_presets(),
+    make_agent=_td3_bc,
+    agent=TD3BCConfig(),
+)
+
+# Tarasov et al. 2023 for MuJoCo: three layers of 256 with layer normalisation in the
+# critics, batches of 1024, Adam 1e-3; weights from hopper-medium.
+REBRAC = OfflineAlgorithm(
+    summary="TD3+BC with a penalty in the critics' target too, each with its weight",
+    source="Tarasov et al. 2023",
+    settings={
+        "q_weight": 1.0,
+        "actor_bc": 0.01,
+        "critic_bc": 0.01,
+        "bc_distance": "sum",
+        "actor_critic": "min",
+        "critic_norm": True,
+        "actor_layers": 3,
+        "critic_layers": 3,
+    },
+    presets=_presets(batch_size=1024, actor_lr=1e-3, critic_lr=1e-3),
+    make_agent=_td3_bc,
+    agent=TD3BCConfig(),
+)
+
+IQL_ALGORITHM = OfflineAlgorithm(
+    summary="implicit Q-learning: the best of the recorded actions by expectiles",
+    source="Kostrikov et al. 2022",
+    settings={"reward_scaling": "range"},
+    presets=_presets(),
+    make_agent=IQL,
+    agent=IQLConfig(),
+)
+
+# Kumar et al. 2020 as run by OfflineRL-Kit: weight 5, temperature 1, ten actions of
+# each kind, no Lagrange multiplier, deterministic backup, three layers of 256.
+_CQL: dict[str, Any] = {"cql_weight": 5.0, "entropy_backup": False, "actor_lr": 1e-4}
+_CQL_QUICK: dict[str, Any] = {"cql_actions": 4}
+
+CQL = OfflineAlgorithm(
+    summary="conservative Q-learning: values of actions that are no data are lowered",
+    source="Kumar et al. 2020",
+    settings=_CQL,
+    presets={
+        "quick": _QUICK | _CQL_QUICK,
+        "paper": _PAPER | {"actor_layers": 3, "critic_layers": 3},
+    },
+    make_agent=_sac,
+    agent=SACConfig(),
+)
+
+CAL_QL = OfflineAlgorithm(
+    summary="CQL that never lowers a value below what the data returned",
+    source="Nakamoto et al. 2023",
+    settings=_CQL | {"calibrated": True},
+    presets={
+        "quick": _QUICK | _CQL_QUICK,
+        # Their AntMaze settings: Lagrange gap 0.8, policy 2 x 256, critics 4 x 256.
+        "paper": _PAPER | {"cql_gap": 0.8, "actor_layers": 2, "critic_layers": 4},
+    },
+    make_agent=_sac,
+    agent=SACConfig(),
+)
+
+SAC_N = OfflineAlgorithm(
+    summary="SAC with the least of many critics",
+    source="An et al. 2021",
+    settings={"n_critics": 10, "max_temperature": 1.0},
+    presets=_presets(n_updates=3000, actor_layers=3, critic_layers=3, actor_lr=1e-4),
+    make_agent=_sac,
+    agent=SACConfig(),
+)
+
+EDAC = OfflineAlgorithm(
+    summary="SAC-N whose critics' slopes are kept apart, so that fewer will do",
+    source="An et al. 2021",
+    settings={"n_critics": 10, "max_temperature": 1.0, "diversity": 1.0},
+    presets=_presets(n_updates=3000, actor_layers=3, critic_layers=3, actor_lr=1e-4),
+    make_agent=_sac,
+    agent=SACConfig(),
+)
+
+# Yu et al. 2020 and Sun et al. 2023 as run by OfflineRL-Kit: 50,000 rollouts of 5 steps
+# every 1,000 gradient steps, kept for five rounds, 5 % recorded steps, actor 1e-4,
+# three million gradient steps.
+_IN_MODEL: dict[str, Any] = {"actor_lr": 1e-4}
+_IN_MODEL_PAPER: dict[str, Any] = {"n_rollouts": 50_000, "n_updates": 3000}
+_IN_MODEL_QUICK: dict[str, Any] = {"n_rollouts": 2000, "model_updates": 10}
+
+MOPO = ModelBasedAlgorithm(
+    summary="SAC in a model of the dynamics, whose uncertain steps pay less",
+    source="Yu et al. 2020",
+    settings=_IN_MODEL,
+    presets={"quick": _QUICK | _IN_MODEL_QUICK, "paper": _PAPER | _IN_MODEL_PAPER},
+    make_agent=_sac,
+    agent=SACConfig(),
+)
+
+MOBILE = ModelBasedAlgorithm(
+    summary="SAC in a model, with targets lowered where the model's members disagree",
+    source="Sun et al. 2023",
+    settings=_IN_MODEL
+    | {"penalty": "values", "entropy_backup": False, "max_temperature": 1.0},
+    presets={"quick": _QUICK | _IN_MODEL_QUICK, "paper": _PAPER | _IN_MODEL_PAPER},
+    make_agent=_sac,
+    agent=SACConfig(),
+)
+
+# Emmons et al. 2022: two layers of 1024, Adam 1e-3.
+RVS = OutcomeAlgorithm(
+    summary="behaviour cloning that is told the return to come, per step left",
+    source="Emmons et al. 2022",
+    settings={"normalize_obs": True, "actor_lr": 1e-3},
+    presets=_presets(actor_units=1024),
+    make_agent=_bc,
+    agent=BCConfig(),
+)
+
+# Chen et al. 2021 for MuJoCo: 100,000 gradient steps of 64 windows of 20 steps.
+DECISION_TRANSFORMER = OutcomeAlgorithm(
+    summary="a transformer over returns to go, observations and actions",
+    source="Chen et al. 2021",
+    settings={"normalize_obs": True},
+    presets={
+        "quick": {
+            "n_updates": 20,
+            "steps_per_update": 100,
+            "eval_every": 5,
+            "log_every": 1,
+            "context": 8,
+            "token_size": 64,
+            "n_blocks": 2,
+            "warmup": 100,
+            "actor_lr": 1e-3,
+        },
+        "paper": _PAPER | {"n_updates": 100, "eval_every": 10, "warmup": 10_000},
+    },
+    make_agent=_transformer,
+    agent=TransformerConfig(),
+    rate=False,
+    windows=True,
+)
+
+# Ghugare et al. 2024: layers of 1024, batches of 256, Adam 1e-3; for the CPU less.
+_GOALS: dict[str, Any] = {"normalize_obs": True, "actor_lr": 1e-3}
+_GOALS_QUICK: dict[str, Any] = {
+    "n_updates": 10,
+    "steps_per_update": 1000,
+    "eval_every": 5,
+    "log_every": 1,
+    "actor_units": 256,
+}
+
+GOAL_CLONING = GoalAlgorithm(
+    summary="behaviour cloning that is told a goal its episode reached later",
+    source="Emmons et al. 2022",
+    settings=_GOALS,
+    presets={"quick": _GOALS_QUICK, "paper": _PAPER | {"actor_units": 1024}},
+    make_agent=_bc,
+    agent=BCConfig(),
+    env="pointmaze",
+)
+
+STITCHING = GoalAlgorithm(
+    summary="goal-conditioned cloning that also looks at where other episodes went on",
+    source="Ghugare et al. 2024",
+    settings=_GOALS | {"stitch_prob": 0.5},
+    presets={"quick": _GOALS_QUICK, "paper": _PAPER | {"actor_units": 1024}},
+    make_agent=_bc,
+    agent=BCConfig(),
+    env="pointmaze",
+)
+
+# Haarnoja et al. 2018: two layers of 256, batches of 256, Adam 3e-4, one gradient step
+# for each step that is played.
+SAC_ALGORITHM = OnlineAlgorithm(
+    summary="soft actor-critic, on new levels of the train split all the time",
+    source="Haarnoja et al. 2018",
+    settings={"random_updates": 4},
+    presets={
+        "quick": {
+            "n_updates": 100,
+            "steps_per_update": 256,
+            "n_envs": 16,
+            "n_steps": 64,
+            "eval_every": 25,
+            "log_every": 1,
+            "actor_units": 128,
+            "critic_units": 128,
+            "actor_lr": 1e-3,
+            "critic_lr": 1e-3,
+            "temperature_lr": 1e-3,
+        },
+        "paper": {
+            "n_updates": 1000,
+            "steps_per_update": 1000,
+            "n_envs": 10,
+            "n_steps": 100,
+            "replay_size": 1_000_000,
+            "random_updates": 10,
+            "eval_every": 50,
+        },
+    },
+    make_agent=_sac,
+    agent=SACConfig(),
+    env="reacher",
+)

@@ -1,0 +1,192 @@
+"""The decision transformer (Chen et al. 2021): actions by a model of sequences.
+
+What came last (an action), what is still to come (a return) and what is seen (an
+observation) are three tokens of each of the last K steps; the action is read off at the
+observation's token. Time within the window, not within the episode, is embedded: the
+return still to go tells the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlgen import distributions
+from rlgen.algos.offline.agent import Agent, AgentConfig, descend
+from rlgen.errors import UserError
+from rlgen.mlp import layer_norm
+
+PyTree = Any
+_INIT_STD = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig(AgentConfig):
+    """Settings of a decision transformer.
+
+    Attributes:
+      context: K, steps that it sees.
+      n_blocks, token_size, n_heads: of the transformer.
+      max_grad_norm: gradients are scaled down to this norm.
+      warmup: gradient steps in which the learning rate rises from 0.
+    """
+
+    batch_size: int = 64
+    actor_lr: float = 1e-4
+    context: int = 20
+    n_blocks: int = 3
+    token_size: int = 128
+    n_heads: int = 1
+    max_grad_norm: float = 0.25
+    warmup: int = 1000
+
+    def __post_init__(self):
+        super().__post_init__()
+        if min(self.context, self.n_blocks, self.token_size, self.n_heads) < 1:
+            raise UserError(
+                "context, n_blocks, token_size and n_heads must be at least 1."
+            )
+        if self.token_size % self.n_heads:
+            raise UserError(
+                f"Tokens of {self.token_size} cannot be split over {self.n_heads} "
+                "heads: choose n_heads that divides it."
+            )
+
+
+class DecisionTransformer(Agent):
+    """Clones actions given a window of steps and the return still to go.
+
+    Observations hold state, return to go and last action (see `Conditioned`); what acts
+    keeps a window of them in its memory.
+    """
+
+    metrics = ("actor_loss",)
+
+    @property
+    def _obs_size(self) -> int:
+        return self.factory.obs_size - 1 - self.factory.action_size
+
+    def networks(self):
+        return {"actor": self._init}
+
+    def _init(self, key: jax.Array) -> PyTree:
+        config, size = self.config, self.config.token_size
+        keys = iter(jax.random.split(key, 5 + 4 * config.n_blocks))
+
+        def dense(n_in: int, n_out: int) -> PyTree:
+            kernel = _INIT_STD * jax.random.normal(next(keys), (n_in, n_out))
+            return {"kernel": kernel, "bias": jnp.zeros(n_out)}
+
+        def norm() -> PyTree:
+            return {"scale": jnp.ones(size), "offset": jnp.zeros(size)}
+
+        return {
+            "obs": dense(self._obs_size, size),
+            "to_go": dense(1, size),
+            "action": dense(self.factory.action_size, size),
+            "place": _INIT_STD * jax.random.normal(next(keys), (config.context, size)),
+            "blocks": [
+                {
+                    "norm_1": norm(),
+                    "qkv": dense(size, 3 * size),
+                    "out": dense(size, size),
+                    "norm_2": norm(),
+                    "up": dense(size, 4 * size),
+                    "down": dense(4 * size, size),
+                }
+                for _ in range(config.n_blocks)
+            ],
+            "norm": norm(),
+            "head": dense(size, self.factory.action_size),
+        }
+
+    @property
+    def policy_size(self) -> int:
+        return self.factory.action_size
+
+    def policy(self, raw: jax.Array) -> Any:
+        return distributions.Deterministic(raw)
+
+    def initial_carry(self, batch_size: int) -> PyTree:
+        """An empty window, and how many of its steps are real: none."""
+        window = jnp.zeros((batch_size, self.config.context, self.factory.obs_size))
+        return window, jnp.zeros(batch_size, jnp.int32)
+
+    def step(self, params, carry, inputs, reset):
+        """Moves the window on by one step, emptied first where an episode begins."""
+        window, n_real = carry
+        window = jnp.concatenate([window[:, 1:], inputs[:, None]], axis=1)
+        n_real = jnp.where(reset, 1, jnp.minimum(n_real + 1, self.config.context))
+        return (window, n_real), self.actions(params, window, n_real)[:, -1]
+
+    def act(self, params, inputs):
+        """Acts on one step alone, float32[B, O]."""
+        carry = self.initial_carry(len(inputs))
+        return self.step(params, carry, inputs, jnp.ones(len(inputs), bool))[1]
+
+    def actions(self, params: PyTree, window: jax.Array, n_real: jax.Array):
+        """What to do at each step of windows [B, K, O], the last n_real. [B, K, A]."""
+        sizes = (self._obs_size, 1)
+        obs, to_go, action = jnp.split(window, [sizes[0], sum(sizes)], axis=-1)
+        parts = {"action": action, "to_go": to_go, "obs": obs}
+        tokens = jnp.stack(
+            [_dense(params[name], x) + params["place"] for name, x in parts.items()],
+            axis=2,
+        )
+        n_batch, length = window.shape[:2]
+        x = tokens.reshape(n_batch, 3 * length, -1)
+        seen = jnp.repeat(self._is_real(n_real), 3, axis=1)
+        for block in params["blocks"]:
+            x = x + self._attend(block, _norm(block["norm_1"], x), seen)
+            hidden = jax.nn.gelu(_dense(block["up"], _norm(block["norm_2"], x)))
+            x = x + _dense(block["down"], hidden)
+        x = _norm(params["norm"], x).reshape(n_batch, length, 3, -1)
+        return _dense(params["head"], x[:, :, 2])
+
+    def _is_real(self, n_real: jax.Array) -> jax.Array:
+        """Which steps of windows there were. bool[B, K]."""
+        age = jnp.arange(self.config.context)[::-1]
+        return age < n_real[:, None]
+
+    def _attend(self, block: PyTree, x: jax.Array, seen: jax.Array) -> jax.Array:
+        """Causal attention over tokens [B, N, W] that are `seen` bool[B, N]."""
+        n_batch, n_tokens, width = x.shape
+        n_heads = self.config.n_heads
+        qkv = _dense(block["qkv"], x).reshape(n_batch, n_tokens, 3, n_heads, -1)
+        q, k, v = jnp.moveaxis(qkv, 2, 0)
+        past = jnp.tril(jnp.ones((n_tokens, n_tokens), bool))
+        mask = past & seen[:, None, :]
+        # A token that nothing is seen by looks at itself, so that no row is empty.
+        mask |= jnp.eye(n_tokens, dtype=bool)
+        out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+        return _dense(block["out"], out.reshape(n_batch, n_tokens, width))
+
+    def update(self, state, batches, key):
+        del key
+        batch = jax.tree.map(lambda x: x[0], batches)
+        n = state.numbers
+        n_real = batch.time[:, -1] + 1
+        is_real = self._is_real(n_real)
+
+        def loss(params):
+            said = jnp.tanh(self.actions(params, batch.obs, n_real))
+            square = jnp.square(said - batch.action).mean(axis=-1)
+            error = (square * is_real).sum() / is_real.sum()
+            return error, {"actor_loss": error}
+
+        warm = jnp.minimum((state.n_updates + 1) / max(self.config.warmup, 1), 1.0)
+        state, metrics = descend(
+            state, "actor", loss, n["actor_lr"] * warm, n["max_grad_norm"]
+        )
+        return state.replace(n_updates=state.n_updates + 1), metrics
+
+
+def _dense(layer: PyTree, x: jax.Array) -> jax.Array:
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def _norm(layer: PyTree, x: jax.Array) -> jax.Array:
+    return layer_norm(x, layer["scale"], layer["offset"])

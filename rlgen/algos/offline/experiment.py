@@ -1,0 +1,159 @@
+"""Learning in stages as an experiment, most of it from a dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from rlgen.algos.offline.agent import Agent
+from rlgen.algos.offline.encoder import Encoder
+from rlgen.algos.offline.stages import Stage
+from rlgen.env import Env
+from rlgen.evaluation import zero_shot
+from rlgen.experiment import EvalResult, Experiment, Metrics, all_finite
+from rlgen.levels import LevelSet
+from rlgen.networks import PolicyNetwork
+from rlgen.transitions import OfflineData
+
+PyTree = Any
+
+
+class OfflinePolicy(PolicyNetwork):
+    """An agent's actor with its encoder, as evaluation plays it."""
+
+    def __init__(
+        self,
+        observation_space: gymnasium.Space,
+        action_space: gymnasium.Space,
+        agent: Agent,
+        encoder: Encoder,
+    ):
+        super().__init__(observation_space, action_space)
+        self.agent = agent
+        self.encoder = encoder
+
+    def initial_carry(self, batch_size):
+        return self.agent.initial_carry(batch_size)
+
+    def step(self, params, carry, obs, reset):
+        inputs = self.encoder(params["encoder"], obs)
+        carry, raw = self.agent.step(params["actor"], carry, inputs, reset)
+        return carry, raw, jnp.zeros(raw.shape[0])
+
+    def policy(self, raw):
+        return self.agent.policy(raw)
+
+
+class StagedState(struct.PyTreeNode):
+    """All that a run changes."""
+
+    stages: dict[str, PyTree]  # by name; "encoder" is what the encoder starts from
+    key: jax.Array
+    n_updates: jax.Array  # () int32
+
+
+@dataclasses.dataclass(frozen=True)
+class Staged(Experiment[StagedState]):
+    """Learns from a dataset, in stages; or from what an online stage plays.
+
+    Attributes:
+      env, network: what is played in evaluations, and how.
+      stages: what is learned, by name, in order; the last is an agent.
+      encoder: of the agent.
+      eval_sets: level sets by name.
+      eval_episodes: episodes on each of their levels.
+      seed_axis: name of the axis over seeds, if they run side by side.
+      data: the dataset; None without.
+    """
+
+    env: Env
+    network: OfflinePolicy
+    stages: Mapping[str, Stage]
+    encoder: Encoder
+    eval_sets: dict[str, LevelSet]
+    eval_episodes: int
+    seed_axis: str | None
+    data: OfflineData | None
+
+    @property
+    def env_steps_per_update(self) -> int:
+        return self._last.env_steps_per_update
+
+    def env_steps(self, n_updates: int) -> int:
+        total, before = 0, 0
+        for stage in self.stages.values():
+            done = min(max(n_updates - before, 0), stage.n_updates)
+            total, before = total + done * stage.env_steps_per_update, before + done
+        return total
+
+    @property
+    def _last(self) -> Stage:
+        return list(self.stages.values())[-1]
+
+    def init(self, key: jax.Array) -> StagedState:
+        key, *keys = jax.random.split(key, 1 + len(self.stages))
+        states = {
+            name: stage.init(k, self.data)
+            for (name, stage), k in zip(self.stages.items(), keys, strict=True)
+        }
+        states["encoder"] = self.encoder.init(self.data)
+        return StagedState(stages=states, key=key, n_updates=jnp.int32(0))
+
+    def update(self, state: StagedState) -> tuple[StagedState, Metrics]:
+        key, key_stage = jax.random.split(state.key)
+        names = [name for stage in self.stages.values() for name in stage.metrics]
+
+        def run(name):
+            stage = self.stages[name]
+
+            def update(states):
+                own, metrics = stage.update(states[name], states, self.data, key_stage)
+                row = {n: jnp.float32(jnp.nan) for n in names}
+                row |= {n: jnp.asarray(v, jnp.float32) for n, v in metrics.items()}
+                row["finite"] = jnp.float32(all_finite(stage.params(own)))
+                return states | {name: own}, row
+
+            return update
+
+        branches = [run(name) for name in self.stages]
+        if len(branches) == 1:
+            states, metrics = branches[0](state.stages)
+        else:
+            ends = np.cumsum([stage.n_updates for stage in self.stages.values()])
+            now = state.n_updates
+            if self.seed_axis:
+                # The same in every seed, so that only one stage's branch runs.
+                now = jax.lax.pmax(now, self.seed_axis)
+            index = jnp.searchsorted(jnp.asarray(ends[:-1]), now, side="right")
+            states, metrics = jax.lax.switch(index, branches, state.stages)
+        new = StagedState(stages=states, key=key, n_updates=state.n_updates + 1)
+        return new, metrics
+
+    def policy_params(self, states: StagedState) -> PyTree:
+        stages = states.stages
+        return {
+            "actor": self._last.actor(stages),
+            "encoder": self.encoder.params(stages["encoder"], stages),
+        }
+
+    def evaluate(self, state: StagedState, key: jax.Array) -> dict[str, EvalResult]:
+        params = self.policy_params(state)
+        return {
+            name: zero_shot.evaluate(
+                self.env,
+                self.network,
+                params,
+                jax.random.fold_in(key, i),
+                level_set.levels,
+                self.eval_episodes,
+                greedy=True,
+            )
+            for i, (name, level_set) in enumerate(sorted(self.eval_sets.items()))
+        }

@@ -1,0 +1,319 @@
+"""Playing while learning: SAC from nothing, and agents that go on from a dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from rlgen.algos.offline.agent import Agent, AgentState
+from rlgen.algos.offline.encoder import Encoder
+from rlgen.algos.offline.replay import ReplayBuffer
+from rlgen.algos.offline.stages import AGENT, Stage
+from rlgen.env import Env, Resample, ResampleState, sample_action, select, take
+from rlgen.errors import UserError
+from rlgen.networks import zero_obs
+from rlgen.transitions import Transitions, restrict, some_of
+
+PyTree = Any
+ONLINE = "online"
+
+
+@dataclasses.dataclass(frozen=True)
+class OnlineConfig:
+    """Settings of playing while learning.
+
+    Attributes:
+      online_updates: updates of the run that the agent plays in.
+      n_envs: environments played side by side.
+      n_steps: steps of each in an update of the run; the gradient steps that follow are
+        `steps_per_update`.
+      replay_size: steps that are kept.
+      random_updates: in the first updates actions are uniform.
+      recorded_share: of the dataset's steps in a batch, where there is a dataset.
+      n_levels: levels to play on in an update, drawn anew.
+    """
+
+    online_updates: int = 0
+    n_envs: int = 16
+    n_steps: int = 64
+    replay_size: int = 200_000
+    random_updates: int = 0
+    recorded_share: float = 0.5
+    n_levels: int = 64
+
+    def __post_init__(self):
+        if min(self.n_envs, self.n_steps, self.n_levels) < 1:
+            raise UserError("n_envs, n_steps and n_levels must be at least 1.")
+        if min(self.online_updates, self.random_updates) < 0:
+            raise UserError("online_updates and random_updates must be at least 0.")
+        if self.replay_size < self.n_envs * self.n_steps:
+            raise UserError(
+                f"replay_size is {self.replay_size}, but an update plays "
+                f"{self.n_envs * self.n_steps} steps: choose at least as many."
+            )
+        if not 0.0 <= self.recorded_share < 1.0:
+            raise UserError(
+                f"recorded_share is {self.recorded_share}: choose 0 or more, below 1."
+            )
+
+
+class OnlineState(struct.PyTreeNode):
+    """An agent that plays."""
+
+    agent: AgentState
+    buffer: ReplayBuffer
+    played: PyTree  # states of the environments [B, ...], with the first observations
+    levels: PyTree  # the levels that ongoing episodes are on [B, ...]
+    totals: jax.Array  # (B,) float32, their rewards so far
+    n_updates: jax.Array  # () int32
+
+
+@dataclasses.dataclass(frozen=True)
+class OnlineStage(Stage):
+    """An agent that plays, and learns from what it played and from the dataset.
+
+    Attributes:
+      agent: it.
+      encoder: what its functions read.
+      env: what is played.
+      sample_level: draws a level of the train split.
+      config: settings.
+      n_steps: gradient steps of an update.
+      n_updates: updates of the run.
+      goes_on: from the agent of the stage `AGENT`, and with the dataset.
+    """
+
+    agent: Agent
+    encoder: Encoder
+    env: Env
+    sample_level: Callable[[jax.Array], PyTree]
+    config: OnlineConfig
+    n_steps: int
+    n_updates: int
+    goes_on: bool
+
+    @property
+    def metrics(self):
+        names = [f"online_{n}" for n in self.agent.metrics] if self.goes_on else []
+        names = names or list(self.agent.metrics)
+        return (*names, "train_return", "train_solve_rate", "replay_steps")
+
+    @property
+    def whole_episodes(self) -> bool:
+        """Episodes are played from start to end, for returns that are exact."""
+        return "return_to_go" in self.agent.needs
+
+    @property
+    def env_steps_per_update(self) -> int:
+        """Steps that are played, at most."""
+        if self.whole_episodes:
+            return self.config.n_envs * self.env.max_episode_steps
+        return self.config.n_envs * self.config.n_steps
+
+    def _like(self) -> Transitions:
+        """One step of zeros, in the shapes of the environment. [1, ...]."""
+        obs = jnp.asarray(zero_obs(self.env.observation_space))[None]
+        action = jnp.zeros((1, *(self.env.action_space.shape or ())))
+        number, no = jnp.zeros(1), jnp.zeros(1, bool)
+        known: dict[str, Any] = {
+            "obs": obs,
+            "action": action,
+            "reward": number,
+            "next_obs": obs,
+            "terminated": no,
+            "truncated": no,
+        }
+        if self.whole_episodes:
+            known["return_to_go"] = number
+        return some_of(known)
+
+    def init(self, key, data) -> OnlineState:
+        del data
+        key_agent, key_levels, key_reset = jax.random.split(key, 3)
+        n = self.config.n_envs
+        levels = jax.vmap(self.sample_level)(jax.random.split(key_levels, n))
+        played = jax.vmap(self.env.reset)(jax.random.split(key_reset, n), levels)
+        return OnlineState(
+            agent=self.agent.init(key_agent),
+            buffer=ReplayBuffer.empty(self._like(), self.config.replay_size),
+            played=played,
+            levels=levels,
+            totals=jnp.zeros(n),
+            n_updates=jnp.int32(0),
+        )
+
+    def _learner(self, state: OnlineState, stages: Mapping[str, PyTree]) -> AgentState:
+        """The agent: at first the one that the dataset taught."""
+        if not self.goes_on:
+            return state.agent
+        return select(state.n_updates == 0, stages[AGENT], state.agent)
+
+    def _act(self, agent, encoding, random: jax.Array, obs: jax.Array, key):
+        key_policy, key_uniform = jax.random.split(key)
+        raw = self.agent.act(agent.params["actor"], self.encoder(encoding, obs))
+        action = self.agent.policy(raw).sample(seed=key_policy)
+        uniform = jax.vmap(lambda k: sample_action(k, self.env.action_space))(
+            jax.random.split(key_uniform, len(obs))
+        )
+        return jnp.where(random, uniform, action)
+
+    def play(self, state: OnlineState, agent, encoding, key: jax.Array):
+        """Plays for an update: steps [T, B], whether each counts, and where it stopped.
+
+        Whole episodes are new ones on new levels; else episodes go on from where they
+        were, and new ones begin on new levels.
+        """
+        config = self.config
+        key, key_levels, key_reset = jax.random.split(key, 3)
+        n, random = config.n_envs, state.n_updates < config.random_updates
+        fresh = jax.vmap(self.sample_level)(
+            jax.random.split(key_levels, config.n_levels)
+        )
+        if self.whole_episodes:
+            levels = take(fresh, jnp.arange(n) % config.n_levels)
+            keys = jax.random.split(key_reset, n)
+            start = jax.vmap(self.env.reset)(keys, levels)
+            env, pool, n_steps = self.env, levels, self.env.max_episode_steps
+            axis = 0
+        else:
+            env = Resample(self.env, keep_final_obs=True)
+            pool = jax.tree.map(
+                lambda old, new: jnp.concatenate([old, new]), state.levels, fresh
+            )
+            env_state, obs = state.played
+            slots = jnp.arange(n, dtype=jnp.int32)
+            start = (ResampleState(state=env_state, level_index=slots), obs)
+            n_steps, axis = config.n_steps, None
+
+        def step(carry, key):
+            env_state, obs, alive = carry
+            key_act, key_env = jax.random.split(key)
+            action = self._act(agent, encoding, random, obs, key_act)
+            out = jax.vmap(env.step, in_axes=(0, axis, 0, 0))(
+                jax.random.split(key_env, n), pool, env_state, action
+            )
+            ended = out.done
+            keeps = alive & ~_broken(out.info)
+            rows = {
+                "obs": obs,
+                "action": action,
+                "reward": out.reward,
+                "next_obs": out.info.get("final_obs", out.obs),
+                "terminated": out.terminated,
+                "truncated": out.truncated,
+            }
+            if self.whole_episodes:
+                alive = alive & ~ended
+            return (out.state, out.obs, alive), (rows, keeps, out.info["success"])
+
+        carry = (*start, jnp.ones(n, bool))
+        keys = jax.random.split(key, n_steps)
+        (env_state, obs, _), (rows, keeps, success) = jax.lax.scan(step, carry, keys)
+        if self.whole_episodes:
+            return rows, keeps, success, (state.played, state.levels)
+        ongoing = take(pool, env_state.level_index)
+        return rows, keeps, success, ((env_state.state, obs), ongoing)
+
+    def update(self, state, stages, data, key):
+        key_play, key_learn = jax.random.split(key)
+        agent = self._learner(state, stages)
+        encoding = self.encoder.params(stages["encoder"], stages)
+        played, keeps, success, (ongoing, levels) = self.play(
+            state, agent, encoding, key_play
+        )
+        ended = (played["terminated"] | played["truncated"]) & keeps
+        totals, returns = _returns(state.totals, played["reward"], ended, keeps)
+        if self.whole_episodes:
+            discount = agent.numbers["discount"]
+            played["return_to_go"] = _to_go(played["reward"], keeps, ended, discount)
+        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), some_of(played))
+        buffer = state.buffer.insert(rows, keeps.reshape(-1))
+        agent, metrics = self._learn(agent, buffer, encoding, data, key_learn)
+        n_ended = jnp.sum(ended)
+        over = jnp.where(n_ended, n_ended, jnp.nan)
+        if self.goes_on:
+            metrics = {f"online_{name}": value for name, value in metrics.items()}
+        metrics |= {
+            "train_return": jnp.where(ended, returns, 0.0).sum() / over,
+            "train_solve_rate": (ended & success).sum() / over,
+            "replay_steps": buffer.size,
+        }
+        state = OnlineState(
+            agent=agent,
+            buffer=buffer,
+            played=ongoing,
+            levels=levels,
+            totals=totals,
+            n_updates=state.n_updates + 1,
+        )
+        return state, metrics
+
+    def _learn(self, agent: AgentState, buffer: ReplayBuffer, encoding, data, key):
+        config, learner = self.config, self.agent
+        n_batches, size = learner.batches_per_update, learner.config.batch_size
+        n_recorded = round(config.recorded_share * size) if self.goes_on else 0
+
+        def step(agent, key):
+            key_recorded, key_played, key_update = jax.random.split(key, 3)
+            batch = buffer.sample(key_played, (n_batches, size - n_recorded))
+            if n_recorded:
+                shape = (n_batches, n_recorded)
+                index = jax.random.randint(key_recorded, shape, 0, len(data.rows))
+                known = restrict(data.rows, batch)
+                batch = jax.tree.map(
+                    lambda *x: jnp.concatenate(x, axis=1), take(known, index), batch
+                )
+            batch = batch.replace(
+                obs=self.encoder(encoding, batch.obs),
+                next_obs=self.encoder(encoding, batch.next_obs),
+            )
+            return learner.update(agent, batch, key_update)
+
+        keys = jax.random.split(key, self.n_steps // n_batches)
+        agent, metrics = jax.lax.scan(step, agent, keys)
+        return agent, jax.tree.map(jnp.mean, metrics)
+
+    def params(self, state: OnlineState) -> PyTree:
+        return state.agent.params
+
+    def actor(self, states: Mapping[str, PyTree]) -> PyTree:
+        own: OnlineState = states[ONLINE]
+        if not self.goes_on:
+            return own.agent.params["actor"]
+        # Of one seed or of all of them: every seed is in the same stage.
+        begun = jnp.all(own.n_updates > 0)
+        return select(begun, own.agent.params["actor"], states[AGENT].params["actor"])
+
+
+def _broken(info: Mapping[str, jax.Array]) -> jax.Array:
+    """Whether the simulation is no longer finite: such a step is not learned from."""
+    return jnp.asarray(info.get("non_finite", False))
+
+
+def _returns(totals, reward, ended, keeps) -> tuple[jax.Array, jax.Array]:
+    """Rewards of episodes so far: after the update [B], and at each step [T, B]."""
+
+    def step(total, inputs):
+        reward, ended, keeps = inputs
+        total = total + jnp.where(keeps, reward, 0.0)
+        return jnp.where(ended, 0.0, total), total
+
+    return jax.lax.scan(step, totals, (reward, ended, keeps))
+
+
+def _to_go(reward, keeps, ended, discount) -> jax.Array:
+    """Discounted returns to go of whole episodes [T, B]."""
+
+    def step(following, inputs):
+        reward, keeps, ended = inputs
+        total = reward + discount * jnp.where(ended, 0.0, following)
+        total = jnp.where(keeps, total, 0.0)
+        return total, total
+
+    first = jnp.zeros(reward.shape[1])
+    return jax.lax.scan(step, first, (reward, keeps, ended), reverse=True)[1]

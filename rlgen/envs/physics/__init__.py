@@ -1,0 +1,1 @@
+"""Tasks of brax whose levels are physics: gravity, masses, motors, damping, friction."""

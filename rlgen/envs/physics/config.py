@@ -1,0 +1,184 @@
+"""Settings of tasks whose levels are physics, one class for each task."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from rlgen.envs.config import HELDOUT_SEED, EnvConfig
+from rlgen.envs.physics.env import PhysicsEnv
+from rlgen.envs.physics.levels import FAMILIES, PhysicsLevels
+from rlgen.envs.physics.physics import physics
+from rlgen.levels import LevelSet, stack
+
+# What PPO needs where observations and actions are vectors.
+_ADVICE: Mapping[str, Any] = {
+    "torso": "mlp",
+    "core": "none",
+    "head_size": 64,
+    "time_limit": "bootstrap",
+    "clip_value": False,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PhysicsConfig(EnvConfig):
+    """Everything that an experiment with a task's physics can be told.
+
+    Attributes:
+      levels: family to train on: train, extrapolated, or nominal (the task's own
+        physics). Held-out levels are of train, and extrapolated ones, whatever it is.
+      n_heldout: number of held-out levels of a set.
+      backend: spring, positional, generalized or mjx.
+      episode_length: steps after which an episode is cut off.
+      revealed: the agent observes the multipliers too.
+      vary: multipliers that levels vary, of gravity, mass, gear, damping and friction;
+        all that act in the task if none is named.
+      train_low, train_high: range of the multipliers to train in.
+      far_low, far_high: how far extrapolated ones lie below and above it.
+    """
+
+    levels: str = "train"
+    n_heldout: int = 64
+    backend: str = "spring"
+    episode_length: int = 1000
+    revealed: bool = False
+    vary: tuple[str, ...] = ()
+    train_low: float = 0.75
+    train_high: float = 1.5
+    far_low: float = 0.5
+    far_high: float = 2.0
+
+    FAMILIES: ClassVar[Mapping[str, type[PhysicsLevels]]] = FAMILIES
+    FAMILY_FIELDS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    #: The task of brax.
+    TASK: ClassVar[str]
+
+    def make_env(self) -> PhysicsEnv:
+        return PhysicsEnv(
+            self.TASK,
+            self.backend,
+            self.episode_length,
+            revealed=self.revealed,
+            vary=self.vary,
+        )
+
+    def family(self, name: str, **changes: Any) -> PhysicsLevels:
+        fields: dict[str, Any] = {
+            "vary": self.make_env().varied,
+            "train_low": self.train_low,
+            "train_high": self.train_high,
+            "far_low": self.far_low,
+            "far_high": self.far_high,
+        }
+        return FAMILIES[name](**fields | changes)
+
+    def heldout_space(self) -> PhysicsLevels:
+        return self.family("train")
+
+    def _held_out(self, name: str, space: PhysicsLevels) -> LevelSet:
+        return LevelSet.generate(
+            space,
+            self.n_heldout,
+            seed=HELDOUT_SEED,
+            split=self.eval_split,
+            name=name,
+        )
+
+    def heldout_sets(self):
+        """Physics like that of training, and physics beyond it in every respect."""
+        return {
+            "heldout": self._held_out("heldout", self.heldout_space()),
+            "extrapolated": self._held_out("extrapolated", self.family("extrapolated")),
+        }
+
+    def named_set(self) -> LevelSet:
+        """The task's own physics."""
+        return LevelSet.from_levels(
+            self.heldout_space(),
+            stack([physics()]),
+            name="named",
+            split="named",
+            labels=("nominal",),
+        )
+
+    def other_named(self):
+        """The task's own physics, and physics beyond training in one respect alone."""
+        env = self.make_env()
+        sets = {"named": self.named_set()}
+        # Of a single multiplier, that is `extrapolated`.
+        for parameter in env.varied if len(env.varied) > 1 else ():
+            name = f"extrapolated {parameter}"
+            space = self.family("extrapolated", beyond=(parameter,))
+            sets[name] = self._held_out(name, space)
+        return {name: (env, level_set) for name, level_set in sets.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class InvertedPendulumConfig(PhysicsConfig):
+    """A pole on a cart."""
+
+    TASK = "inverted_pendulum"
+    ADVICE = _ADVICE
+
+
+@dataclasses.dataclass(frozen=True)
+class InvertedDoublePendulumConfig(PhysicsConfig):
+    """A pole on a pole on a cart."""
+
+    TASK = "inverted_double_pendulum"
+    ADVICE = _ADVICE
+
+
+@dataclasses.dataclass(frozen=True)
+class ReacherConfig(PhysicsConfig):
+    """An arm of two links whose tip reaches for a target."""
+
+    # As long as in Gym, where its returns are known from.
+    episode_length: int = 50
+
+    TASK = "reacher"
+    ADVICE = _ADVICE
+
+
+@dataclasses.dataclass(frozen=True)
+class PusherConfig(PhysicsConfig):
+    """An arm of seven joints that pushes an object to a target."""
+
+    episode_length: int = 100
+
+    TASK = "pusher"
+    ADVICE = _ADVICE
+
+
+@dataclasses.dataclass(frozen=True)
+class HopperConfig(PhysicsConfig):
+    """A leg that hops."""
+
+    TASK = "hopper"
+    ADVICE = _ADVICE
+
+
+@dataclasses.dataclass(frozen=True)
+class Walker2dConfig(PhysicsConfig):
+    """Two legs that walk."""
+
+    TASK = "walker2d"
+    ADVICE = _ADVICE
+
+
+@dataclasses.dataclass(frozen=True)
+class HalfCheetahConfig(PhysicsConfig):
+    """A running body that never falls."""
+
+    TASK = "halfcheetah"
+    ADVICE = _ADVICE
+
+
+@dataclasses.dataclass(frozen=True)
+class AntConfig(PhysicsConfig):
+    """Four legs that walk."""
+
+    TASK = "ant"
+    ADVICE = _ADVICE

@@ -1,0 +1,351 @@
+"""Offline learning through the runner: every learner by name, resumed and in stages."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import Push, PushConfig
+
+from rlgen import config as configs
+from rlgen import datasets, registry, runner
+from rlgen.algos.offline.assembly import OfflineAlgorithm, scaled_rewards
+from rlgen.algos.offline.experiment import Staged
+from rlgen.algos.offline.outcomes import Conditioned
+from rlgen.algos.offline.variants import OnlineAlgorithm
+from rlgen.config import RunConfig
+from rlgen.env import check_env
+from rlgen.errors import UserError
+from rlgen.levels import LevelSet
+from rlgen.store import RunStore
+from rlgen.training import TrainConfig
+from rlgen.transitions import Episode, from_episodes
+
+KEY = jax.random.key(0)
+TINY = {
+    "n_updates": 4,
+    "steps_per_update": 4,
+    "log_every": 1,
+    "actor_units": 16,
+    "critic_units": 16,
+    "batch_size": 16,
+    "eval_episodes": 2,
+    "n_members": 2,
+    "n_elites": 1,
+    "model_units": 16,
+    "model_layers": 1,
+    "model_updates": 1,
+    "seeker_updates": 1,
+    "n_rollouts": 8,
+    "cql_actions": 2,
+    "n_critics": 2,
+    "token_size": 16,
+    "context": 4,
+    "n_blocks": 1,
+}
+
+
+@functools.cache
+def pushed(n_episodes=60, n_levels=6):
+    """Episodes of the homing controller, good and bad ones, and their levels."""
+    env, homing = Push(), PushConfig().controllers()["homing"]
+    levels = LevelSet.generate(
+        PushConfig().make_space(), n_levels, seed=0, split="train", name="train"
+    )
+
+    def play(key, level):
+        key, key_reset, key_skill = jax.random.split(key, 3)
+        state, obs = env.reset(key_reset, level)
+        skill = jax.random.uniform(key_skill)
+
+        def step(state, key):
+            aimless = 0.5 * jax.random.normal(key, (1,))
+            action = skill * homing(key, level, state) + (1 - skill) * aimless
+            action = jnp.clip(action, -1.0, 1.0)
+            out = env.step(key, level, state, action)
+            return out.state, (
+                out.obs,
+                action,
+                out.reward,
+                out.terminated,
+                out.truncated,
+            )
+
+        _, rows = jax.lax.scan(step, state, jax.random.split(key, env.max_steps))
+        return jnp.concatenate([obs[None], rows[0]]), *rows[1:]
+
+    level_id = np.arange(n_episodes) % n_levels
+    keys = jax.random.split(KEY, n_episodes)
+    played = jax.device_get(
+        jax.jit(jax.vmap(play))(
+            keys, jax.tree.map(lambda x: x[level_id], levels.levels)
+        )
+    )
+    episodes = []
+    for i in range(n_episodes):
+        obs, action, reward, terminated, truncated = (x[i] for x in played)
+        n = int(np.argmax(terminated | truncated)) + 1
+        episodes.append(
+            Episode(
+                obs[: n + 1],
+                action[:n],
+                reward[:n],
+                terminated[:n],
+                truncated[:n],
+                int(level_id[i]),
+            )
+        )
+    return episodes, levels
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    episodes, levels = pushed()
+    return datasets.save(
+        tmp_path_factory.mktemp("data") / "push" / "homing-v0",
+        episodes,
+        name="push/homing-v0",
+        observation_space=Push().observation_space,
+        action_space=Push().action_space,
+        level_set=levels,
+        random_return=0.0,
+        expert_return=10.0,
+    )
+
+
+def settings_of(name, folder, **settings):
+    """The settings of a learner on these data, small, as training makes them."""
+    entry = registry.load(registry.ALGORITHMS, name)
+    base = TrainConfig(
+        name, "push", RunConfig(progress=False), PushConfig(), entry.config
+    )
+    known = configs.flatten(base)
+    values = {k: v for k, v in TINY.items() if k in known}
+    values |= dict(entry.settings) | {"data": str(folder)} | settings
+    if name in ("sac-n", "edac"):
+        values["n_critics"] = 3
+    return configs.override(base, values, "test")
+
+
+def build(name, folder, **settings) -> Staged:
+    config = settings_of(name, folder, **settings)
+    entry = registry.load(registry.ALGORITHMS, name)
+    return entry.build(config.run, config.levels_config, config.algo)
+
+
+def offline_names():
+    return [
+        name
+        for name in registry.names(registry.ALGORITHMS)
+        if isinstance(registry.load(registry.ALGORITHMS, name), OfflineAlgorithm)
+        and not isinstance(registry.load(registry.ALGORITHMS, name), OnlineAlgorithm)
+    ]
+
+
+NEEDS_GOALS = ("goal-cloning", "stitching")
+
+
+@pytest.mark.parametrize("cocoa", [False, True])
+@pytest.mark.parametrize("name", offline_names())
+def test_every_learner_makes_an_experiment(name, cocoa, folder):
+    """Traced, not compiled: states keep their types, metrics their names."""
+    if name in NEEDS_GOALS:
+        with pytest.raises(UserError, match="shows no goals in its observations"):
+            build(name, folder)
+        return
+    if cocoa and name == "decision-transformer":
+        with pytest.raises(UserError, match="reads windows"):
+            build(name, folder, cocoa=True)
+        return
+    experiment = build(name, folder, cocoa=cocoa, n_updates=6)
+    state = jax.eval_shape(experiment.init, KEY)
+    after, metrics = jax.eval_shape(experiment.update, state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), after
+    )
+    assert "finite" in metrics
+    assert all(m.shape == () and m.dtype == jnp.float32 for m in metrics.values())
+    results = jax.eval_shape(experiment.evaluate, state, KEY)
+    assert results["heldout"].returns.shape == (4, 2)
+    assert results["train"].returns.shape == (6, 2)
+
+
+def run_of(name, folder, path, **settings):
+    config = settings_of(name, folder, run_dir=str(path), **settings)
+    entry = registry.load(registry.ALGORITHMS, name)
+    experiment = entry.build(config.run, config.levels_config, config.algo)
+    store = RunStore.open(str(path.parent), name, config, str(path))
+    program = runner.Program(experiment, config.run)
+    return runner.run(experiment, config.run, store, [], program), store, experiment
+
+
+@functools.cache
+def staged(folder, tmp, seed_axis, log_every):
+    path = tmp / f"{seed_axis}-{log_every}"
+    return run_of(
+        "mopo",
+        folder,
+        path,
+        cocoa=True,
+        n_updates=6,
+        seeds=2,
+        seed_axis=seed_axis,
+        log_every=log_every,
+    )
+
+
+def test_stages_follow_one_another_and_chunks_do_not_matter(folder, tmp_path_factory):
+    tmp = tmp_path_factory.mktemp("runs")
+    states, store, experiment = staged(folder, tmp, "map", 1)
+    assert list(experiment.stages) == ["dynamics", "reverse", "seeker", "agent"]
+    rows = store.read_metrics()
+    rows = rows[(rows["kind"] == "train") & (rows["seed"] == 0)]
+    learned = {
+        name: rows["update"][np.isfinite(rows[name])].tolist()
+        for name in ("model_loss", "reverse_loss", "seeker_loss", "critic_loss")
+    }
+    assert learned == {
+        "model_loss": [1],
+        "reverse_loss": [2],
+        "seeker_loss": [3],
+        "critic_loss": [4, 5, 6],
+    }
+    assert rows["gradient_updates"].iloc[-1] == 12
+    again, _, _ = staged(folder, tmp, "map", 4)
+    same_bits(states, again)
+
+
+def same_bits(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y)
+
+
+def test_data_are_no_constants_of_the_program(folder):
+    """They are arguments: other data of the same shape need no other program."""
+    experiment = build("bc", folder)
+    traces = []
+
+    @jax.jit
+    def update(data, state):
+        traces.append(1)
+        return experiment.with_data(data).update(state)
+
+    state = experiment.init(KEY)
+    first, _ = update(experiment.data, state)
+    rows = experiment.data.rows
+    other = experiment.data.replace(rows=rows.replace(action=-rows.action))
+    second, _ = update(other, state)
+    assert len(traces) == 1
+    kernels = [s.stages["agent"].params["actor"][0]["kernel"] for s in (first, second)]
+    assert not np.array_equal(*kernels)
+    # The experiment itself still has its own.
+    np.testing.assert_array_equal(experiment.data.rows.action, rows.action)
+
+
+def test_a_cloned_controller_holds_its_target_on_levels_it_never_saw(folder, tmp_path):
+    settings = {"n_updates": 4, "steps_per_update": 150, "actor_lr": 3e-3}
+    states, _, experiment = run_of("bc", folder, tmp_path / "bc", **settings)
+    results = jax.jit(experiment.evaluate)(jax.tree.map(lambda x: x[0], states), KEY)
+    assert float(results["heldout"].success.mean()) > 0.7
+    before = experiment.evaluate(experiment.init(KEY), KEY)
+    assert float(before["heldout"].success.mean()) < 0.5
+
+
+@pytest.mark.parametrize("name", ["rvs", "decision-transformer"])
+def test_who_is_told_a_return_reaches_more_the_more_it_is_told(name, folder, tmp_path):
+    settings = {"n_updates": 2, "steps_per_update": 300, "actor_lr": 3e-3}
+    if name == "decision-transformer":
+        settings["warmup"] = 10
+    states, _, experiment = run_of(name, folder, tmp_path / name, **settings)
+    assert isinstance(experiment.env, Conditioned)
+    state = jax.tree.map(lambda x: x[0], states)
+    returns = []
+    for target in (4.0, experiment.env.target):
+        told = dataclasses.replace(experiment.env, target=target)
+        here = dataclasses.replace(experiment, env=told)
+        returns.append(float(here.evaluate(state, KEY)["train"].returns.mean()))
+    assert returns[1] > returns[0] + 0.2, returns
+
+
+def test_conditioned_environments_keep_the_contract():
+    env = Conditioned(Push(), target=3.0, tells_action=True)
+    level = PushConfig().make_space().example()
+    check_env(env, jax.tree.map(jnp.asarray, level), KEY)
+    state, obs = env.reset(KEY, level)
+    np.testing.assert_allclose(obs[2:], [3.0 / 12, 0.0])
+    step = env.step(KEY, level, state, jnp.array([0.5]))
+    np.testing.assert_allclose(step.obs[2], (3.0 - step.reward) / 11, rtol=1e-6)
+    assert float(step.obs[3]) == 0.5
+
+
+def test_rewards_are_scaled_by_the_range_of_returns():
+    data = from_episodes(pushed()[0], discount=0.9)
+    scaled = scaled_rewards(data)
+    totals = np.bincount(scaled.rows.episode_id, scaled.rows.reward)
+    assert np.ptp(totals) == pytest.approx(1000.0, rel=1e-4)
+    ratio = np.asarray(scaled.rows.reward) / np.asarray(data.rows.reward)
+    np.testing.assert_allclose(
+        scaled.rows.return_to_go, ratio[0] * data.rows.return_to_go, rtol=1e-4
+    )
+    flat = data.replace(rows=data.rows.replace(reward=np.zeros(len(data.rows))))
+    with pytest.raises(UserError, match="the same return"):
+        scaled_rewards(flat)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "sentence"),
+    [
+        ("bc", {"data": ""}, "Name a dataset with --data"),
+        ("bc", {"data": "nowhere"}, "There is no dataset nowhere"),
+        ("bc", {"best_share": 0.0}, "choose more than 0, at most 1"),
+        ("bc", {"reward_scaling": "log"}, "choose none or range"),
+        ("td3-bc", {"steps_per_update": 3}, "must be a multiple of 2"),
+        ("mopo", {"n_updates": 1}, "leaves the dataset none of 1"),
+        ("rvs", {"target_quantile": 2.0}, "choose 0 to 1"),
+    ],
+)
+def test_settings_that_cannot_be(name, settings, sentence, folder):
+    with pytest.raises(UserError, match=sentence):
+        build(name, folder, **settings)
+
+
+def test_what_a_flat_file_lacks_is_said(tmp_path):
+    rows = from_episodes(pushed()[0]).rows
+    path = tmp_path / "flat.npz"
+    np.savez(
+        path,
+        obs=rows.obs,
+        action=rows.action,
+        reward=rows.reward,
+        next_obs=rows.next_obs,
+        terminated=rows.terminated,
+        truncated=rows.truncated,
+    )
+    assert build("iql", path).data.rows.next_action is None
+    for name, lacks in (
+        ("rebrac", "next_action"),
+        ("cal-ql", "return_to_go"),
+        ("rvs", "return_to_go"),
+    ):
+        with pytest.raises(UserError, match=f"needs {lacks}"):
+            build(name, path)
+
+
+def test_levels_that_are_held_out_are_not_trained_on(tmp_path):
+    episodes, _ = pushed()
+    config = PushConfig()
+    held_out = config.eval_sets()["heldout"]
+    folder = datasets.save(
+        tmp_path / "push" / "leak-v0",
+        [dataclasses.replace(e, level_id=0) for e in episodes[:3]],
+        name="push/leak-v0",
+        observation_space=Push().observation_space,
+        action_space=Push().action_space,
+        level_set=held_out,
+    )
+    with pytest.raises(UserError, match="held-out levels must not be trained on"):
+        build("bc", folder)

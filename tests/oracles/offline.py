@@ -1,0 +1,60 @@
+"""Plain NumPy: networks and targets of offline learners, one number after another."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def mlp(layers, x, n_hidden, norm_eps=1e-5):
+    """A perceptron with ReLU (and layer normalisation where it has a scale)."""
+    x = np.asarray(x, np.float64)
+    for i, layer in enumerate(layers):
+        x = x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"])
+        if i < n_hidden:
+            x = np.where(x > 0, x, 0)
+            if "scale" in layer:
+                deviation = np.sqrt(x.var(axis=-1, keepdims=True) + norm_eps)
+                x = (x - x.mean(axis=-1, keepdims=True)) / deviation
+                x = x * np.asarray(layer["scale"]) + np.asarray(layer["offset"])
+    return x
+
+
+def member(stacked, i):
+    """Layers of one member of an ensemble."""
+    return [{k: np.asarray(v)[i] for k, v in layer.items()} for layer in stacked]
+
+
+def log_sum_exp(values):
+    """Of a list, by its definition, with the largest taken out."""
+    top = max(values)
+    return top + np.log(sum(np.exp(v - top) for v in values))
+
+
+def conservative_gap(sampled_q, log_density, data_q, temperature, importance):
+    """CQL(H) for each critic and state on its own."""
+    n_critics, n_sampled, n_states = sampled_q.shape
+    out = np.zeros((n_critics, n_states))
+    for i in range(n_critics):
+        for b in range(n_states):
+            terms = [
+                sampled_q[i, m, b] / temperature
+                - (log_density[m, b] if importance else 0.0)
+                for m in range(n_sampled)
+            ]
+            if not importance:
+                terms.append(data_q[i, b] / temperature)
+            out[i, b] = temperature * log_sum_exp(terms) - data_q[i, b]
+    return out
+
+
+def slopes_alike(slopes):
+    """Sum of cosines over ordered pairs of different critics / (N - 1), batch mean."""
+    n_critics, n_states, _ = slopes.shape
+    total = 0.0
+    for b in range(n_states):
+        for i in range(n_critics):
+            for j in range(n_critics):
+                if i != j:
+                    u, v = slopes[i, b], slopes[j, b]
+                    total += u @ v / (np.linalg.norm(u) * np.linalg.norm(v))
+    return total / n_states / (n_critics - 1)
