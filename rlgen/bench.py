@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlgen import training
+from rlgen import bench_offline, training
 from rlgen.algos.meta.algorithms import SMALL_GRIDS
 from rlgen.algos.ued import buffer as level_buffer
 from rlgen.algos.ued import replay_distribution
@@ -328,7 +328,7 @@ def meta_gradient(name: str, repeats: int) -> Result:
     }
 
 
-PARTS = ("matmul", "env", "buffer", "train", "meta", "seeds")
+PARTS = ("matmul", "env", "buffer", "train", "meta", "offline", "seeds")
 
 
 def main(args: Sequence[str]) -> int:
@@ -379,6 +379,13 @@ def main(args: Sequence[str]) -> int:
             limit = results["matmul"]["gflop_per_s"]
             result["share_of_matmul_rate"] = result["gflop_per_s"] / limit
             show(f"meta_{name}", result)
+    if "offline" in parts:
+        limit = bench_offline.product_rate(repeats)
+        show("offline_products", {"gflop_per_s": limit})
+        for name in bench_offline.LEARNERS:
+            result = in_fresh_process(bench_offline.gradient_steps, name, repeats)
+            result["share_of_product_rate"] = result["gflop_per_s"] / limit
+            show(f"offline_{name}", result)
     if "seeds" in parts:
         show("seeds", seed_axis(min(repeats, 3)))
     with write_atomically(options.json, "w") as file:

@@ -19,6 +19,7 @@ TOP = (
     "training",
     "reports",
     "bench",
+    "bench_offline",
     "level_tool",
     "collect",
     "collection",

@@ -122,8 +122,7 @@ class OfflineAlgorithm(Algorithm):
 
     def env_of(self, values: Mapping[str, Any]) -> str:
         """The environment that the dataset was collected in."""
-        about = datasets.about(values["data"]) if values.get("data") else {}
-        return about.get("environment", "")
+        return _about(values).get("environment", "")
 
     def implied(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The settings of the dataset's environment, and updates on top.
@@ -131,10 +130,9 @@ class OfflineAlgorithm(Algorithm):
         The agent learns from the dataset for as many updates as it would without
         models and without playing.
         """
-        about = datasets.about(values["data"]) if values.get("data") else {}
         implied = {
             name: value
-            for name, value in about.get("settings", {}).items()
+            for name, value in _about(values).get("settings", {}).items()
             if name not in _OF_EVALUATION
         }
         config = configs.override(
@@ -339,6 +337,14 @@ def seeks_anchors(config: Any) -> bool:
     return (
         config.cocoa and config.anchor.anchors == "seeker" and config.anchor.horizon > 0
     )
+
+
+def _about(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How the named dataset was made; that there is none is said by `build`."""
+    try:
+        return datasets.about(values["data"]) if values.get("data") else {}
+    except UserError:
+        return {}
 
 
 def _size(space: Any) -> int:

@@ -208,28 +208,42 @@ class ModelAgentStage(Stage):
         return value.mean(axis=0).std(axis=0)
 
     def update(self, state, stages, data, key):
-        agent, config = self.agent, self.config
         model = self.model.best(stages[DYNAMICS])
         encoding = self.encoder.params(stages["encoder"], stages)
-        key, key_roll = jax.random.split(key)
+        key_roll, key_learn = jax.random.split(key)
         imagined = self.imagine(state.agent, model, encoding, data, key_roll)
         buffer = state.buffer.insert(imagined.rows, imagined.reached)
+        state, metrics = self.learn(
+            state.replace(buffer=buffer), stages, data, key_learn
+        )
+        reached = imagined.reached.sum()
+        total = jnp.where(imagined.reached, imagined.rows.reward, 0.0).sum()
+        return state, metrics | {
+            "rollout_steps": reached,
+            "model_reward": total / jnp.maximum(reached, 1),
+        }
+
+    def learn(self, state: ModelBasedState, stages, data: OfflineData, key: jax.Array):
+        """The gradient steps of an update, on imagined and some recorded steps."""
+        agent, config, buffer = self.agent, self.config, state.buffer
+        model = self.model.best(stages[DYNAMICS])
+        encoding = self.encoder.params(stages["encoder"], stages)
         size = agent.config.batch_size
         n_real = round(config.real_share * size)
         recorded = bare(data.rows)
 
         def step(state: AgentState, key):
             key_real, key_model, key_penalty, key_update = jax.random.split(key, 4)
-            real = take(
-                recorded, jax.random.randint(key_real, (n_real,), 0, len(data.rows))
-            )
+            index = jax.random.randint(key_real, (n_real,), 0, len(data.rows))
             made = buffer.sample(key_model, (size - n_real,))
             penalty = jnp.zeros(size - n_real)
             if config.penalty == "values":
                 penalty = self.value_spread(state, model, encoding, made, key_penalty)
                 weight = state.numbers["penalty_weight"]
                 made = made.replace(reward=made.reward - weight * penalty)
-            batch = jax.tree.map(lambda *x: jnp.concatenate(x), real, made)
+            batch = jax.tree.map(
+                lambda *x: jnp.concatenate(x), take(recorded, index), made
+            )
             batch = batch.replace(
                 obs=self.encoder(encoding, batch.obs),
                 next_obs=self.encoder(encoding, batch.next_obs),
@@ -238,17 +252,11 @@ class ModelAgentStage(Stage):
             state, metrics = agent.update(state, batches, key_update)
             return state, metrics | {"penalty": penalty.mean()}
 
-        learner, metrics = jax.lax.scan(
-            step, state.agent, jax.random.split(key, self.n_steps)
-        )
+        keys = jax.random.split(key, self.n_steps)
+        learner, metrics = jax.lax.scan(step, state.agent, keys)
         metrics = jax.tree.map(jnp.mean, metrics)
-        reached = imagined.reached.sum()
-        total = jnp.where(imagined.reached, imagined.rows.reward, 0.0).sum()
-        return ModelBasedState(agent=learner, buffer=buffer), metrics | {
-            "gradient_updates": learner.n_updates,
-            "rollout_steps": reached,
-            "model_reward": total / jnp.maximum(reached, 1),
-        }
+        metrics["gradient_updates"] = learner.n_updates
+        return state.replace(agent=learner), metrics
 
     def params(self, state: ModelBasedState) -> PyTree:
         return state.agent.params

@@ -70,7 +70,7 @@ class Tabletop(Env[Task, TabletopState]):
 
     task_vector: str = "embedding"
     vector_size: int = 8
-    max_steps: int = 60
+    max_steps: int = 50
 
     def __post_init__(self):
         if self.task_vector not in TASK_VECTORS:

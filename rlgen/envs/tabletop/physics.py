@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import struct
 
 EDGE = 1.0  # m: the table reaches from -EDGE to EDGE, in x and in y
-MAX_SPEED = 1.0  # m/s of the hand, in x and in y
+MAX_SPEED = 1.5  # m/s of the hand, in x and in y
 STEP_S = 0.1
 FORCE = 8.0  # N by an action of 1
 DRAG = 2.0  # 1/s, of the hand's velocity
@@ -37,9 +37,7 @@ class Body(struct.PyTreeNode):
     holding: jax.Array  # () bool, whether they hold the object
 
 
-def move(
-    body: Body, action: jax.Array, mass: jax.Array, friction: jax.Array
-) -> Body:
+def move(body: Body, action: jax.Array, mass: jax.Array, friction: jax.Array) -> Body:
     """One step.
 
     Args:
@@ -51,39 +49,46 @@ def move(
     closes = action[2] > 0
     near = jnp.sum(jnp.square(body.object - body.hand)) < GRASP**2
     holding = closes & (body.holding | (near & ~body.closed))
-    # What they take hold of moves with the hand from then on.
-    together = (body.hand_velocity + mass * body.object_velocity) / (1.0 + mass)
+    # What they take hold of moves with the hand from then on: momentum is kept.
+    together = (body.hand_velocity / mass + body.object_velocity) / (1.0 / mass + 1.0)
     velocity = jnp.where(holding & ~body.holding, together, body.hand_velocity)
-    force = FORCE * jnp.clip(action[:2], -1.0, 1.0)
-    velocity = (1.0 - DRAG * STEP_S) * velocity + STEP_S * force / (
-        1.0 + mass * holding
-    )
+    # Sums of products are avoided: XLA rounds them one way here and another there.
+    push = STEP_S * FORCE * jnp.clip(action[:2], -1.0, 1.0) / (1.0 + mass * holding)
+    velocity = (1.0 - DRAG * STEP_S) * (velocity + push)
     velocity = jnp.clip(velocity, -MAX_SPEED, MAX_SPEED)
     # Of what moves as one body, no part leaves the table.
     both = jnp.stack([body.hand, jnp.where(holding, body.object, body.hand)])
-    low, high = -EDGE - both.min(axis=0), EDGE - both.max(axis=0)
-    shift = STEP_S * velocity
-    stops = (shift < low) | (shift > high)
-    shift = jnp.clip(shift, low, high)
-    velocity = jnp.where(stops, 0.0, velocity)
-    thing, thing_velocity = _slide(body.object, body.object_velocity, friction)
+    shift, velocity = _shift(both, velocity)
+    own_velocity = _slowed(body.object_velocity, friction)
+    own_shift, own_velocity = _shift(body.object[None], own_velocity)
     return Body(
-        hand=jnp.clip(body.hand + shift, -EDGE, EDGE),
+        hand=_on_table(body.hand + shift),
         hand_velocity=velocity,
-        object=jnp.where(
-            holding, jnp.clip(body.object + shift, -EDGE, EDGE), thing
-        ),
-        object_velocity=jnp.where(holding, velocity, thing_velocity),
+        object=_on_table(body.object + jnp.where(holding, shift, own_shift)),
+        object_velocity=jnp.where(holding, velocity, own_velocity),
         closed=closes,
         holding=holding,
     )
 
 
-def _slide(place: jax.Array, velocity: jax.Array, friction: jax.Array):
-    """A free object: place and velocity after a step. The edges stop it."""
+def _shift(places: jax.Array, velocity: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How far places [n, 2] of one body move in a step, and its velocity after it.
+
+    The first of them to reach an edge stops the body in that direction.
+    """
+    low, high = -EDGE - places.min(axis=0), EDGE - places.max(axis=0)
+    shift = STEP_S * velocity
+    stops = (shift < low) | (shift > high)
+    return jnp.clip(shift, low, high), jnp.where(stops, 0.0, velocity)
+
+
+def _slowed(velocity: jax.Array, friction: jax.Array) -> jax.Array:
+    """The velocity of a free object after a step of sliding. float32[2]."""
     speed = jnp.sqrt(jnp.sum(jnp.square(velocity)))
     left = jnp.maximum(speed - STEP_S * friction, 0.0)
-    velocity = velocity * (left / jnp.maximum(speed, 1e-6))
-    there = place + STEP_S * velocity
-    velocity = jnp.where(jnp.abs(there) > EDGE, 0.0, velocity)
-    return jnp.clip(there, -EDGE, EDGE), velocity
+    return velocity * (left / jnp.maximum(speed, 1e-6))
+
+
+def _on_table(place: jax.Array) -> jax.Array:
+    """The place, less what rounding has put beyond an edge."""
+    return jnp.clip(place, -EDGE, EDGE)

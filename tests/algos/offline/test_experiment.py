@@ -7,132 +7,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from algos_offline import build_on_push, pushed, settings_on_push
 from probes import Push, PushConfig
 
-from rlgen import config as configs
 from rlgen import datasets, registry, runner
 from rlgen.algos.offline.assembly import OfflineAlgorithm, scaled_rewards
-from rlgen.algos.offline.experiment import Staged
 from rlgen.algos.offline.outcomes import Conditioned
 from rlgen.algos.offline.variants import OnlineAlgorithm
-from rlgen.config import RunConfig
 from rlgen.env import check_env
 from rlgen.errors import UserError
-from rlgen.levels import LevelSet
 from rlgen.store import RunStore
-from rlgen.training import TrainConfig
-from rlgen.transitions import Episode, from_episodes
+from rlgen.transitions import from_episodes
 
 KEY = jax.random.key(0)
-TINY = {
-    "n_updates": 4,
-    "steps_per_update": 4,
-    "log_every": 1,
-    "actor_units": 16,
-    "critic_units": 16,
-    "batch_size": 16,
-    "eval_episodes": 2,
-    "n_members": 2,
-    "n_elites": 1,
-    "model_units": 16,
-    "model_layers": 1,
-    "model_updates": 1,
-    "seeker_updates": 1,
-    "n_rollouts": 8,
-    "cql_actions": 2,
-    "n_critics": 2,
-    "token_size": 16,
-    "context": 4,
-    "n_blocks": 1,
-}
-
-
-@functools.cache
-def pushed(n_episodes=60, n_levels=6):
-    """Episodes of the homing controller, good and bad ones, and their levels."""
-    env, homing = Push(), PushConfig().controllers()["homing"]
-    levels = LevelSet.generate(
-        PushConfig().make_space(), n_levels, seed=0, split="train", name="train"
-    )
-
-    def play(key, level):
-        key, key_reset, key_skill = jax.random.split(key, 3)
-        state, obs = env.reset(key_reset, level)
-        skill = jax.random.uniform(key_skill)
-
-        def step(state, key):
-            aimless = 0.5 * jax.random.normal(key, (1,))
-            action = skill * homing(key, level, state) + (1 - skill) * aimless
-            action = jnp.clip(action, -1.0, 1.0)
-            out = env.step(key, level, state, action)
-            return out.state, (
-                out.obs,
-                action,
-                out.reward,
-                out.terminated,
-                out.truncated,
-            )
-
-        _, rows = jax.lax.scan(step, state, jax.random.split(key, env.max_steps))
-        return jnp.concatenate([obs[None], rows[0]]), *rows[1:]
-
-    level_id = np.arange(n_episodes) % n_levels
-    keys = jax.random.split(KEY, n_episodes)
-    played = jax.device_get(
-        jax.jit(jax.vmap(play))(
-            keys, jax.tree.map(lambda x: x[level_id], levels.levels)
-        )
-    )
-    episodes = []
-    for i in range(n_episodes):
-        obs, action, reward, terminated, truncated = (x[i] for x in played)
-        n = int(np.argmax(terminated | truncated)) + 1
-        episodes.append(
-            Episode(
-                obs[: n + 1],
-                action[:n],
-                reward[:n],
-                terminated[:n],
-                truncated[:n],
-                int(level_id[i]),
-            )
-        )
-    return episodes, levels
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    episodes, levels = pushed()
-    return datasets.save(
-        tmp_path_factory.mktemp("data") / "push" / "homing-v0",
-        episodes,
-        name="push/homing-v0",
-        observation_space=Push().observation_space,
-        action_space=Push().action_space,
-        level_set=levels,
-        random_return=0.0,
-        expert_return=10.0,
-    )
+def folder(push_dataset):
+    return push_dataset
 
 
-def settings_of(name, folder, **settings):
-    """The settings of a learner on these data, small, as training makes them."""
-    entry = registry.load(registry.ALGORITHMS, name)
-    base = TrainConfig(
-        name, "push", RunConfig(progress=False), PushConfig(), entry.config
-    )
-    known = configs.flatten(base)
-    values = {k: v for k, v in TINY.items() if k in known}
-    values |= dict(entry.settings) | {"data": str(folder)} | settings
-    if name in ("sac-n", "edac"):
-        values["n_critics"] = 3
-    return configs.override(base, values, "test")
-
-
-def build(name, folder, **settings) -> Staged:
-    config = settings_of(name, folder, **settings)
-    entry = registry.load(registry.ALGORITHMS, name)
-    return entry.build(config.run, config.levels_config, config.algo)
+def build(name, folder, **settings):
+    return build_on_push(name, **{"data": str(folder)} | settings)
 
 
 def offline_names():
@@ -173,7 +69,7 @@ def test_every_learner_makes_an_experiment(name, cocoa, folder):
 
 
 def run_of(name, folder, path, **settings):
-    config = settings_of(name, folder, run_dir=str(path), **settings)
+    config = settings_on_push(name, data=str(folder), run_dir=str(path), **settings)
     entry = registry.load(registry.ALGORITHMS, name)
     experiment = entry.build(config.run, config.levels_config, config.algo)
     store = RunStore.open(str(path.parent), name, config, str(path))

@@ -1,0 +1,129 @@
+"""Stitching on point mazes (Ghugare et al. 2024): pairs of start and goal that no
+episode connects, with and without temporal data augmentation.
+
+python analysis/stitching.py make                    # recordings, in datasets/pointmaze
+rlgen sweep sweeps/papers/stitching/cpu.yaml         # both, 5 seeds on each
+python analysis/stitching.py figure runs/stitching   # table and figure
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rlgen import reports, training
+from rlgen.errors import UserError
+from rlgen.evaluation import pictures, statistics
+from rlgen.store import RunStore
+
+MAZES = ("umaze", "medium", "large", "levels")
+#: Where several layouts are recorded, the agent must see which one it is in.
+SETTINGS = {"levels": ("--view", "all")}
+PAIRS = ("seen pairs", "unseen pairs")
+
+
+def make(transitions: int, out: str) -> None:
+    """Records every maze that is not recorded yet."""
+    for maze in MAZES:
+        if (Path(out) / "pointmaze" / f"stitch-{maze}-v0").exists():
+            continue
+        command = [sys.executable, "-m", "rlgen.cli", "collect", "pointmaze"]
+        command += ["--recording", f"stitch-{maze}", "--out", out]
+        command += ["--transitions", str(transitions), *SETTINGS.get(maze, ())]
+        print("$", " ".join(["rlgen", *command[3:]]), flush=True)
+        subprocess.run(command, check=True)
+
+
+def read(folder: str | Path) -> pd.DataFrame:
+    """Success of the finished runs in a folder, one row per run and kind of pairs.
+
+    Raises:
+      UserError: no run is finished.
+    """
+    rows = []
+    for path in sorted(Path(folder).glob("*/DONE")):
+        store = RunStore(path.parent)
+        config, _ = training.load_run(path.parent)
+        episodes = reports.last_evaluation(store)
+        for pairs in PAIRS:
+            part = episodes[episodes["level_set"] == pairs]
+            if part.empty:
+                raise UserError(f"{path.parent} was not evaluated on {pairs}.")
+            rates = reports.solve_rates(part)
+            # The pairs stand for themselves: only seeds are drawn again.
+            mean = statistics.stratified_bootstrap(rates, np.mean, whole_runs=True)
+            rows.append(
+                {
+                    "maze": Path(config.algo.data).name.split("-")[1],
+                    "algorithm": config.algorithm,
+                    "pairs": pairs,
+                    "n_pairs": rates.shape[1],
+                    "seeds": rates.shape[0],
+                    "episodes": len(part),
+                    "point": mean.point,
+                    "low": mean.low,
+                    "high": mean.high,
+                    "gradient_steps": config.run.n_updates
+                    * config.algo.steps_per_update,
+                    "wall_s_all_seeds": store.read_run().get("wall_s"),
+                    "commit": str(store.read_run().get("commit", ""))[:7],
+                }
+            )
+    if not rows:
+        raise UserError(f"No run in {folder} is finished: run the sweep first.")
+    return pd.DataFrame(rows)
+
+
+def figure(folder: str, out: str) -> None:
+    """Writes the table and the figure; prints the table."""
+    table = read(folder)
+    order = {maze: i for i, maze in enumerate(MAZES)}
+    table = table.sort_values(
+        ["maze", "pairs", "algorithm"],
+        key=lambda c: c.map(order) if c.name == "maze" else c,
+    )
+    place = Path(out)
+    place.mkdir(parents=True, exist_ok=True)
+    table.to_csv(place / "stitching.csv", index=False, float_format="%.4g")
+    panels = {
+        f"{maze}, {pairs} ({int(part['n_pairs'].iloc[0])})": part
+        for pairs in PAIRS
+        for maze in MAZES
+        if len(part := table[(table["maze"] == maze) & (table["pairs"] == pairs)])
+    }
+    note = f"Success; mean over pairs, 95 % over {table['seeds'].max()} seeds."
+    path = pictures.interval_panels(
+        panels, place / "stitching.png", "Pairs that share an episode, and none", note
+    )
+    print(table.to_string(index=False))
+    print(path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    making = verbs.add_parser("make")
+    making.add_argument("--transitions", type=int, default=100_000)
+    making.add_argument("--out", default="datasets")
+    drawing = verbs.add_parser("figure")
+    drawing.add_argument("folder")
+    drawing.add_argument("--out", default="analysis/stitching")
+    options = parser.parse_args()
+    try:
+        if options.verb == "make":
+            make(options.transitions, options.out)
+        else:
+            figure(options.folder, options.out)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
