@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from rlgen.algos.offline import familiarity
 from rlgen.algos.offline.agent import Agent
+from rlgen.algos.offline.anchors import AnchorEncoder
 from rlgen.algos.offline.encoder import Encoder
 from rlgen.algos.offline.stages import Stage
+from rlgen.algos.offline.transduction import Pair
 from rlgen.env import Env
 from rlgen.evaluation import zero_shot
 from rlgen.experiment import EvalResult, Experiment, Metrics, all_finite
@@ -23,6 +27,8 @@ from rlgen.networks import PolicyNetwork
 from rlgen.transitions import OfflineData
 
 PyTree = Any
+# Steps that the dataset's statistics are of; environments, and steps of each, met.
+_N_KNOWN, _N_MET = 2000, 64
 
 
 class OfflinePolicy(PolicyNetwork):
@@ -143,6 +149,36 @@ class Staged(Experiment[StagedState]):
             "encoder": self.encoder.params(stages["encoder"], stages),
         }
 
+    def diagnose(self, state: StagedState, key: jax.Array) -> Metrics:
+        """With anchors, how like the data they, differences and states are.
+
+        Mean squared Mahalanobis distances over dimensions, of what the policy meets on
+        each level set, under the statistics of `_N_KNOWN` steps of the dataset.
+        """
+        if not isinstance(self.encoder, AnchorEncoder) or self.data is None:
+            return {}
+        params = self.policy_params(state)
+        encode = functools.partial(self.encoder, params["encoder"])
+        key, key_rows = jax.random.split(key)
+        n_rows = len(self.data.rows)
+        rows = jax.random.randint(key_rows, (_N_KNOWN,), 0, n_rows)
+        known = _parts(encode(self.data.rows.obs[rows]))
+        metrics = {}
+        for i, (name, level_set) in enumerate(sorted(self.eval_sets.items())):
+            met = familiarity.visited(
+                self.env,
+                self.network,
+                params,
+                jax.random.fold_in(key, i),
+                level_set.levels,
+                _N_MET,
+                min(self.env.max_episode_steps, _N_MET),
+            )
+            for part, x in _parts(encode(met)).items():
+                distance = familiarity.mahalanobis(x, known[part])
+                metrics[f"mahalanobis_{part}_{name}"] = distance.mean()
+        return metrics
+
     def evaluate(self, state: StagedState, key: jax.Array) -> dict[str, EvalResult]:
         params = self.policy_params(state)
         return {
@@ -157,3 +193,11 @@ class Staged(Experiment[StagedState]):
             )
             for i, (name, level_set) in enumerate(sorted(self.eval_sets.items()))
         }
+
+
+def _parts(pair: Pair) -> dict[str, jax.Array]:
+    return {
+        "state": pair.anchor + pair.difference,
+        "anchor": pair.anchor,
+        "difference": pair.difference,
+    }

@@ -38,13 +38,16 @@ class IQLConfig(AgentConfig):
 
 
 def expectile_loss(error: jax.Array, expectile: jax.Array | float) -> jax.Array:
-    """|tau - 1{u < 0}| u^2 (Equation 4 there), elementwise."""
+    """|tau - 1{u < 0}| u^2, elementwise: expectile regression (section 4.1 there)."""
     weight = jnp.where(error < 0, 1.0 - expectile, expectile)
     return weight * jnp.square(error)
 
 
 class IQL(Agent):
     """A value, two critics, and an actor by weighted regression.
+
+    V learns the expectile of min Q(s, a) over recorded actions, Q learns
+    r + gamma V(s'), and the actor maximises min(exp(beta (Q - V)), 100) log pi(a | s).
 
     Attributes:
       total_updates: gradient steps of the run, for the actor's schedule.

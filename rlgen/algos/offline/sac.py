@@ -89,9 +89,10 @@ def conservative_gap(
 ) -> jax.Array:
     """How far the soft maximum over actions lies above the data; [N, B].
 
-    CQL(H), Equation 4 of Kumar et al. 2020, for each critic on its own. With importance
-    sampling (appendix F there) densities are taken off after the division by the
-    temperature; without, the recorded action is one of the actions.
+    tau logsumexp(Q(s, a) / tau) - Q(s, a_data), for each critic on its own: CQL(H) of
+    Kumar et al. 2020, Equation 4. With importance sampling (appendix F there) densities
+    are taken off after the division by the temperature; without, the recorded action is
+    one of the actions.
 
     Args:
       sampled_q: float32[N, M, B], critics' values of sampled actions.
@@ -109,8 +110,8 @@ def conservative_gap(
 def slopes_alike(slopes: jax.Array) -> jax.Array:
     """EDAC's term for critics' slopes float32[N, B, A], without its weight; ().
 
-    Sum of the cosines between every two different critics' slopes over N - 1, mean over
-    the batch (Equation 4 of An et al. 2021).
+    The sum of the cosines between the slopes of every two different critics over N - 1,
+    mean over the batch (An et al. 2021, section 4).
     """
     n_critics = slopes.shape[0]
     unit = slopes / (jnp.linalg.norm(slopes, axis=-1, keepdims=True) + 1e-10)

@@ -1,8 +1,12 @@
 """TD3+BC (Fujimoto and Gu 2021) and ReBRAC (Tarasov et al. 2023): one agent.
 
-Both are TD3 with the recorded action as an anchor. TD3+BC holds the actor to it
-(Equations 3 and 5 there); ReBRAC penalises the critic's target too, and lets both
-penalties have weights of their own (Equations 3 and 4 there).
+Both are TD3 that is held to the recorded action. The actor minimises
+
+    -w Q(s, pi(s)) / mean |Q| + b1 ||pi(s) - a||^2
+
+and the critics regress on r + gamma (min Q(s', a') - b2 ||a' - a'_data||^2). TD3+BC is
+w = 2.5, b1 = 1 over the mean of the action's numbers, b2 = 0; ReBRAC is w = 1 and both
+weights chosen for the dataset.
 """
 
 from __future__ import annotations

@@ -14,12 +14,11 @@ from rlgen.envs.tabletop.env import (
     is_done,
     target_of,
 )
-from rlgen.envs.tabletop.physics import FORCE, GRASP, MAX_SPEED
+from rlgen.envs.tabletop.physics import GRASP, MAX_SPEED
 
-# Speed to head for, per metre that is left, and share of the force that corrects it.
-_HASTE = 4.0  # 1/s
-_GAIN = 0.8
-_SLOW = 0.3  # m/s: fast enough to grasp and to let go
+# Speed to head for, per metre that is left.
+_HASTE = 5.0  # 1/s
+_SLOW = 0.4  # m/s: slow enough to grasp and to let go
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,7 @@ class FetchAndCarry:
     A `Controller`: called with (key, level, state) it returns an action float32[3].
 
     Attributes:
-      noise: standard deviation of what is added to the forces; then they are clipped.
+      noise: standard deviation in m/s of what is added to the velocity that is told.
     """
 
     noise: float = 0.2
@@ -41,14 +40,13 @@ class FetchAndCarry:
         error = jnp.where(body.holding, target - body.object, body.object - body.hand)
         left = jnp.sqrt(jnp.sum(jnp.square(error)))
         slow = jnp.max(jnp.abs(body.hand_velocity)) < _SLOW
-        heading = error * jnp.minimum(_HASTE, MAX_SPEED / jnp.maximum(left, 1e-6))
-        mass = 1.0 + level.mass * body.holding
-        force = _GAIN * mass * (heading - body.hand_velocity) / (0.1 * FORCE)
+        told = error * jnp.minimum(_HASTE, MAX_SPEED / jnp.maximum(left, 1e-6))
         closes = jnp.where(
             body.holding,
             ~((left < 0.5 * GOAL_RADIUS) & slow),
             (left < 0.5 * GRASP) & slow & ~body.closed & ~is_done(level, body),
         )
         if self.noise:
-            force += self.noise * jax.random.normal(key, (2,), jnp.float32)
-        return jnp.append(jnp.clip(force, -1.0, 1.0), jnp.where(closes, 1.0, -1.0))
+            told += self.noise * jax.random.normal(key, (2,), jnp.float32)
+        told = jnp.clip(told / MAX_SPEED, -1.0, 1.0)
+        return jnp.append(told, jnp.where(closes, 1.0, -1.0))

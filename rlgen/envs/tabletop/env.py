@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from rlgen.env import Env, GoalLayout, Step
+from rlgen.env import Env, Step
 from rlgen.envs.tabletop import physics
 from rlgen.errors import UserError
 
@@ -46,13 +46,14 @@ class Tabletop(Env[Task, TabletopState]):
     """Carry an object to a goal ("forward") or back home ("backward").
 
     - observation: float32[14 + n]: place and velocity of the hand in x and y; whether
-      the fingers are closed, whether they hold the object; its place and velocity; then
-      the instruction: the target's x, y and radius, whether it is the backward task (1)
-      or the forward one (0), and n numbers of a task vector. Mass and friction are not
-      observed; a task vector may tell them.
+      the fingers are closed, whether they hold the object; its place as seen from the
+      hand, and its velocity; then the instruction: the target's place as seen from the
+      object, and its radius; whether it is the backward task (1) or the forward one
+      (0), and n numbers of a task vector. Mass and friction are not observed; a task
+      vector may tell them.
     - task vector: "embedding": fixed Gaussian numbers for each task number; "one-hot":
       one of `vector_size` for the task number modulo that.
-    - action: float32[3] in -1..1: force in x and y, and fingers, closed above 0.
+    - action: float32[3] in -1..1: velocity in x and y, and fingers, closed above 0.
     - dynamics: see `physics`; deterministic. Episodes begin at rest with open fingers,
       the hand anywhere, the object anywhere within home, or backward within the goal.
     - success: the object is within the target's radius, not held, and at rest (slower
@@ -70,7 +71,7 @@ class Tabletop(Env[Task, TabletopState]):
 
     task_vector: str = "embedding"
     vector_size: int = 8
-    max_steps: int = 50
+    max_steps: int = 40
 
     def __post_init__(self):
         if self.task_vector not in TASK_VECTORS:
@@ -136,9 +137,9 @@ class Tabletop(Env[Task, TabletopState]):
                 body.hand,
                 body.hand_velocity,
                 flags,
-                body.object,
+                body.object - body.hand,
                 body.object_velocity,
-                place,
+                place - body.object,
                 told,
                 self._vector(level),
             ]
@@ -158,11 +159,6 @@ class Tabletop(Env[Task, TabletopState]):
             i for i in range(_N_FIXED + self.vector_size) if i not in velocities
         )
 
-    @property
-    def goal_layout(self) -> GoalLayout:
-        """Where observations have the object's place and the target's."""
-        return GoalLayout(achieved=(6, 7), goal=(10, 11))
-
     def optimal_return(self, level: Task) -> jax.Array:
         """1: every task of the family can be done."""
         return jnp.float32(1.0) + 0.0 * level.mass
@@ -174,8 +170,8 @@ class Tabletop(Env[Task, TabletopState]):
     @property
     def observation_space(self) -> gymnasium.spaces.Box:
         edge, fast = [physics.EDGE] * 2, [physics.MAX_SPEED] * 2
-        flags, far = [1.0, 1.0], [2 * physics.EDGE]
-        high = [*edge, *fast, *flags, *edge, *fast, *edge, *far, 1.0]
+        flags, far = [1.0, 1.0], [2 * physics.EDGE] * 2
+        high = [*edge, *fast, *flags, *far, *fast, *far, far[0], 1.0]
         low = [*(-x for x in high)]
         for i in (4, 5, 12, 13):
             low[i] = 0.0

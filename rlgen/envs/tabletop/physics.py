@@ -1,9 +1,10 @@
 """How a hand moves above a table, and what it carries there.
 
-The hand is a point of 1 kg above the table: nothing is in its way but the edges. Only
-fingers that close touch the object. They get hold of it if they close within `GRASP` of
-its centre, and while they hold it both move as one body, lifted, as heavy as both. Once
-they open, the object slides on until friction stops it.
+The hand is a point above the table that is told a velocity: nothing is in its way but
+the edges. Only fingers that close touch the object. They get hold of it if they close
+within `GRASP` of its centre, and while they hold it both move as one body, lifted; the
+heavier it is, the slower they follow what they are told. Once they open, the object
+slides on until friction stops it.
 
 What this leaves out: the hand never pushes, a hold never slips, the object has no shape
 and does not turn.
@@ -19,10 +20,9 @@ import jax.numpy as jnp
 from flax import struct
 
 EDGE = 1.0  # m: the table reaches from -EDGE to EDGE, in x and in y
-MAX_SPEED = 1.5  # m/s of the hand, in x and in y
+MAX_SPEED = 1.5  # m/s of the hand in x and in y, by an action of 1
 STEP_S = 0.1
-FORCE = 8.0  # N by an action of 1
-DRAG = 2.0  # 1/s, of the hand's velocity
+HAND_MASS = 0.25  # kg
 GRASP = 0.1  # m
 
 
@@ -41,8 +41,8 @@ def move(body: Body, action: jax.Array, mass: jax.Array, friction: jax.Array) ->
     """One step.
 
     Args:
-      action: float32[3], force in x and y, clipped to -1..1, and fingers: closed where
-        above 0.
+      action: float32[3], velocity in x and y, clipped to -1..1, and fingers: closed
+        where above 0.
       mass: () of the object, kg.
       friction: () by which a sliding object gets slower, m/s^2.
     """
@@ -50,12 +50,14 @@ def move(body: Body, action: jax.Array, mass: jax.Array, friction: jax.Array) ->
     near = jnp.sum(jnp.square(body.object - body.hand)) < GRASP**2
     holding = closes & (body.holding | (near & ~body.closed))
     # What they take hold of moves with the hand from then on: momentum is kept.
-    together = (body.hand_velocity / mass + body.object_velocity) / (1.0 / mass + 1.0)
+    ratio = HAND_MASS / mass
+    together = (body.hand_velocity + body.object_velocity / ratio) / (1.0 + 1.0 / ratio)
     velocity = jnp.where(holding & ~body.holding, together, body.hand_velocity)
-    # Sums of products are avoided: XLA rounds them one way here and another there.
-    push = STEP_S * FORCE * jnp.clip(action[:2], -1.0, 1.0) / (1.0 + mass * holding)
-    velocity = (1.0 - DRAG * STEP_S) * (velocity + push)
-    velocity = jnp.clip(velocity, -MAX_SPEED, MAX_SPEED)
+    # The mean of the velocity and what is told, by the mass of the body and 1 kg. Sums
+    # of products are avoided: XLA rounds them one way here and another way there.
+    inertia = HAND_MASS + mass * holding
+    told = MAX_SPEED * jnp.clip(action[:2], -1.0, 1.0)
+    velocity = (velocity + told / inertia) / (1.0 + 1.0 / inertia)
     # Of what moves as one body, no part leaves the table.
     both = jnp.stack([body.hand, jnp.where(holding, body.object, body.hand)])
     shift, velocity = _shift(both, velocity)

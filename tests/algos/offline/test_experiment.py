@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from algos_offline import build_on_push, pushed, settings_on_push
 from probes import Push, PushConfig
+from scipy.spatial.distance import mahalanobis
 
 from rlgen import datasets, registry, runner
+from rlgen.algos.offline import familiarity
 from rlgen.algos.offline.assembly import OfflineAlgorithm, scaled_rewards
 from rlgen.algos.offline.outcomes import Conditioned
 from rlgen.algos.offline.variants import OnlineAlgorithm
@@ -118,6 +120,32 @@ def same_bits(a, b):
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
         np.testing.assert_array_equal(x, y)
+
+
+def test_what_is_like_the_data_has_a_distance_of_one():
+    rng = np.random.default_rng(0)
+    spread = rng.normal(size=(3, 3))
+    data = rng.normal(size=(4000, 3)) @ spread + 2.0
+    x = rng.normal(size=(50, 3)) * 3
+    ours = familiarity.mahalanobis(jnp.asarray(x), jnp.asarray(data))
+    inverse = np.linalg.inv(np.cov(data.T, bias=True))
+    theirs = [mahalanobis(row, data.mean(axis=0), inverse) ** 2 / 3 for row in x]
+    np.testing.assert_allclose(ours, theirs, rtol=2e-2)
+    own = familiarity.mahalanobis(jnp.asarray(data), jnp.asarray(data))
+    assert float(own.mean()) == pytest.approx(1.0, abs=1e-2)
+
+
+def test_anchors_are_measured_and_plain_states_are_not(folder):
+    experiment = build("td3-bc", folder, cocoa=True, anchors="nearest")
+    measured = jax.jit(experiment.diagnose)(experiment.init(KEY), KEY)
+    assert set(measured) == {
+        f"mahalanobis_{part}_{name}"
+        for part in ("state", "anchor", "difference")
+        for name in ("heldout", "train")
+    }
+    # Anchors are recorded states: not far, whoever looks for them.
+    assert 0 < float(measured["mahalanobis_anchor_heldout"]) < 5
+    assert build("td3-bc", folder).diagnose(None, KEY) == {}
 
 
 def test_data_are_no_constants_of_the_program(folder):
