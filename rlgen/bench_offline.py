@@ -160,7 +160,7 @@ def gradient_steps(name: str, repeats: int) -> Result:
     encoder = entry.encoder(config, factory, stages)
     data = noise()
     sampler, _ = entry.sampler(config, _Spaces(), data)
-    stage = entry.agent_stage(config, agent, encoder, sampler, 1, stages)
+    stage = entry.agent_stage(config, _Spaces(), agent, encoder, sampler, 1, stages)
     key = jax.random.key(0)
     states = {AGENT: stage.init(key, data), "encoder": encoder.init(data)}
     for stage_name, model in stages.items():

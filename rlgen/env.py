@@ -104,6 +104,19 @@ class Env(abc.ABC, Generic[LevelT, StateT]):
         """Where observations hold goals; None where they hold none."""
         return None
 
+    def terminates(self, obs: jax.Array) -> jax.Array:
+        """Whether an episode ends in what is seen in `obs` [..., O]. bool[...].
+
+        Optional: what learns in a model of the environment may ask for it.
+
+        Raises:
+          NotImplementedError: it cannot be told from an observation.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say from an observation whether an "
+            "episode ends: choose termination=learned."
+        )
+
     def optimal_return(self, level: LevelT) -> jax.Array:
         """The best undiscounted return that any policy can reach on `level`.
 

@@ -203,6 +203,9 @@ class Push(Env):
             info={"success": truncated & (distance < 0.2), "non_finite": broken},
         )
 
+    def terminates(self, obs):
+        return jnp.abs(obs[..., 0]) > 1.0
+
     @property
     def observation_space(self):
         return gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from rlgen.algos import drift as drifts
+from rlgen.algos import gallery
 from rlgen.algos.meta import lpg, lpo
 from rlgen.algos.meta.lifetime import Lifetime
 from rlgen.algos.meta.tasks import Task
 from rlgen.algos.rules import ActorCriticRule, LPGRule, UpdateRule
-from rlgen.algos.ued import gallery
+from rlgen.algos.ued.gallery import curriculum as draw_curriculum
 from rlgen.env import take
 from rlgen.evaluation import pictures
 
@@ -61,7 +62,7 @@ def draw(
             experiment.lifetime, params, levels, experiment.eval_lifetime, folder
         )
     )
-    curriculum = gallery.curriculum(
+    curriculum = draw_curriculum(
         experiment,
         take(states.curriculum, 0),
         folder,

@@ -180,7 +180,7 @@ class OfflineAlgorithm(Algorithm):
         stages = self.model_stages(config, factory)
         encoder = self.encoder(config, factory, stages)
         stages[AGENT] = self.agent_stage(
-            config, agent, encoder, sampler, n_updates, stages
+            config, env, agent, encoder, sampler, n_updates, stages
         )
         if n_online:
             stages[ONLINE] = online_stage(
@@ -284,6 +284,7 @@ class OfflineAlgorithm(Algorithm):
     def agent_stage(
         self,
         config: Any,
+        env: Env,
         agent: Agent,
         encoder: Encoder,
         sampler: Sampler,
@@ -291,7 +292,7 @@ class OfflineAlgorithm(Algorithm):
         stages: Mapping[str, Stage],
     ) -> Stage:
         """How the agent learns, given the models."""
-        del stages
+        del env, stages
         return AgentStage(agent, encoder, sampler, config.steps_per_update, n_updates)
 
 

@@ -29,7 +29,7 @@ _ADAM = optax.scale_by_adam()
 # Weight decay of each layer, the first to the last (MOPO's code).
 _DECAYS = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
 _BOUNDS_WEIGHT = 0.01
-_TERMINATIONS = ("learned", "never")
+_TERMINATIONS = ("learned", "analytic", "never")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +43,8 @@ class DynamicsConfig:
       model_lr: learning rate of Adam.
       model_batch_size: steps in a gradient step, for each member.
       n_held_back: steps to choose members by; at most a tenth of the dataset.
-      termination: whether a step ends the episode is "learned" from the dataset, or it
-        "never" does.
+      termination: whether a step ends the episode is "learned" from the dataset,
+        "analytic" (the environment's own rule, where it tells it), or it "never" does.
     """
 
     model_updates: int = 20
@@ -69,7 +69,8 @@ class DynamicsConfig:
             )
         if self.termination not in _TERMINATIONS:
             raise UserError(
-                f"Unknown termination {self.termination!r}: choose learned or never."
+                f"Unknown termination {self.termination!r}: choose "
+                f"{', '.join(_TERMINATIONS)}."
             )
 
 

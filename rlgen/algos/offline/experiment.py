@@ -19,7 +19,7 @@ from rlgen.algos.offline.anchors import AnchorEncoder
 from rlgen.algos.offline.encoder import Encoder
 from rlgen.algos.offline.stages import Stage
 from rlgen.algos.offline.transduction import Pair
-from rlgen.env import Env
+from rlgen.env import Env, take
 from rlgen.evaluation import zero_shot
 from rlgen.experiment import EvalResult, Experiment, Metrics, all_finite
 from rlgen.levels import LevelSet
@@ -148,6 +148,18 @@ class Staged(Experiment[StagedState]):
             "actor": self._last.actor(stages),
             "encoder": self.encoder.params(stages["encoder"], stages),
         }
+
+    def draw(self, states, folder, episodes):
+        from rlgen.algos import gallery  # pictures are rare: import when asked
+
+        files = [
+            gallery.heldout(self, str(name), part, folder)
+            for name, part in episodes.groupby("level_set", sort=False)
+        ]
+        if self.eval_sets:
+            params = self.policy_params(take(states, 0))
+            files.append(gallery.agent(self, params, folder))
+        return files
 
     def diagnose(self, state: StagedState, key: jax.Array) -> Metrics:
         """With anchors, how like the data they, differences and states are.

@@ -22,7 +22,7 @@ from rlgen.algos.offline.encoder import Encoder
 from rlgen.algos.offline.replay import ReplayBuffer
 from rlgen.algos.offline.sac import SAC
 from rlgen.algos.offline.stages import AGENT, Stage
-from rlgen.env import take
+from rlgen.env import Env, take
 from rlgen.errors import UserError
 from rlgen.transitions import OfflineData, Transitions, some_of
 
@@ -104,6 +104,7 @@ class ModelAgentStage(Stage):
       dynamics: the model; trained by the stage `DYNAMICS`.
       model: that stage.
       config: settings.
+      env: what is modelled; asked for its endings, if those are analytic.
       n_steps: gradient steps of an update.
       n_updates: updates of the run.
     """
@@ -113,6 +114,7 @@ class ModelAgentStage(Stage):
     dynamics: Dynamics
     model: DynamicsStage
     config: ModelBasedConfig
+    env: Env
     n_steps: int
     n_updates: int
 
@@ -160,6 +162,8 @@ class ModelAgentStage(Stage):
             reward, ends = drawn[:, -1], jnp.zeros(n, bool)
             if self.dynamics.learns_termination:
                 ends = pick(said.termination, member) > 0
+            elif self.dynamics.config.termination == "analytic":
+                ends = self.env.terminates(obs + drawn[:, :-1])
             if config.penalty != "values":
                 reward -= agent.numbers["penalty_weight"] * self.uncertainty(said)
             next_obs = obs + drawn[:, :-1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax.numpy as jnp
+
 from rlgen import transitions
 from rlgen.algos.offline.assembly import OfflineAlgorithm, OfflineConfig, online_stage
 from rlgen.algos.offline.dynamics import DynamicsStage
@@ -16,6 +18,7 @@ from rlgen.algos.offline.online import ONLINE
 from rlgen.algos.offline.outcomes import Conditioned, best_return, with_outcomes
 from rlgen.algos.offline.sac import SAC
 from rlgen.algos.offline.sampling import Goals, Windows, clustered
+from rlgen.env import Env
 from rlgen.errors import UserError
 
 
@@ -41,19 +44,29 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
     def model_updates(self, config):
         return {DYNAMICS: config.dynamics.model_updates} | super().model_updates(config)
 
-    def agent_stage(self, config, agent, encoder, sampler, n_updates, stages):
+    def agent_stage(self, config, env, agent, encoder, sampler, n_updates, stages):
         del sampler  # recorded steps are uniform among the imagined ones
         model = stages[DYNAMICS]
         assert isinstance(model, DynamicsStage) and isinstance(agent, SAC)
+        if config.dynamics.termination == "analytic":
+            _check_termination(env)
         return ModelAgentStage(
             agent,
             encoder,
             model.dynamics,
             model,
             config.model_based,
+            env,
             config.steps_per_update,
             n_updates,
         )
+
+
+def _check_termination(env: Env) -> None:
+    try:
+        env.terminates(jnp.zeros(env.observation_space.shape or ()))
+    except NotImplementedError as error:
+        raise UserError(str(error)) from None
 
 
 @dataclasses.dataclass(frozen=True)

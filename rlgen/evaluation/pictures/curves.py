@@ -43,6 +43,21 @@ DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
     "Train return": ("student=train_return", "antagonist=antagonist_return"),
     "Regret, the teacher's pay": ("regret",),
     "Loss": ("total=loss", "policy=policy_loss", "value=value_loss"),
+    "Losses of actor and critics": (
+        "critics=critic_loss",
+        "actor=actor_loss",
+        "critics online=online_critic_loss",
+        "actor online=online_actor_loss",
+    ),
+    "Values of recorded actions": ("from the dataset=q", "online=online_q"),
+    "Conservative gap": ("from the dataset=cql_gap", "online=online_cql_gap"),
+    "Errors of models, held back": (
+        "forwards=model_held_back_error",
+        "backwards=reverse_held_back_error",
+        "seeker=seeker_loss",
+    ),
+    "Uncertainty that is charged for": ("penalty",),
+    "Distance to the dataset (1: like it)": ("mahalanobis_*",),
     "Entropy": (
         "student=entropy",
         "teacher=teacher_entropy",
@@ -76,6 +91,8 @@ def learning_curves(
 ) -> Path:
     """Draws metrics against environment steps, one small panel per group.
 
+    Where none were played (offline learning), against updates.
+
     The line is the mean over seeds and the band their range; from 4 seeds on, the
     interquartile mean and its 95 % bootstrap interval. Nothing is smoothed: of long
     runs, evenly spaced points are drawn.
@@ -90,6 +107,10 @@ def learning_curves(
     Returns:
       the path.
     """
+    unit = "environment steps"
+    if "update" in frame and not (_numbers(frame["env_steps"]) > 0).any():
+        # Whoever learns from a dataset plays nothing.
+        frame, unit = frame.assign(env_steps=frame["update"]), "updates"
     panels = _panels(frame, DEFAULT_GROUPS if groups is None else groups)
     n_columns = min(3, max(1, len(panels)))
     n_rows = max(1, math.ceil(len(panels) / n_columns))
@@ -111,7 +132,9 @@ def learning_curves(
     for i, (title, series) in enumerate(panels.items()):
         _lines(axes[i], frame, series)
         row = legends[i - i % n_columns :][:n_columns]
-        _decorate(axes[i], title, end, legends[i][0], max(shape[1] for shape in row))
+        n_rows_above = max(shape[1] for shape in row)
+        _decorate(axes[i], title, end, legends[i][0], n_rows_above)
+        axes[i].set_xlabel(unit, size=8, color=QUIET)
     figure.suptitle(_seeds_note(frame), fontsize=9.5, color=QUIET)
     return save(figure, path)
 
@@ -189,7 +212,6 @@ def _decorate(ax: Axes, title: str, end: float, columns: int, rows: int) -> None
     ax.set_xlim(0, 1.02 * end)
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    ax.set_xlabel("environment steps", size=8, color=QUIET)
     ax.tick_params(labelsize=8, color=TRACK, labelcolor=QUIET)
     ax.grid(color=TRACK, lw=0.7)
     ax.set_axisbelow(True)

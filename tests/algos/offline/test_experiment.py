@@ -237,6 +237,13 @@ def test_settings_that_cannot_be(name, settings, sentence, folder):
         build(name, folder, **settings)
 
 
+def test_endings_that_cannot_be_told_are_said(folder, monkeypatch):
+    assert build("mopo", folder, termination="analytic", n_updates=2)
+    monkeypatch.delattr(Push, "terminates")
+    with pytest.raises(UserError, match="choose termination=learned"):
+        build("mopo", folder, termination="analytic", n_updates=2)
+
+
 def test_what_a_flat_file_lacks_is_said(tmp_path):
     rows = from_episodes(pushed()[0]).rows
     path = tmp_path / "flat.npz"

@@ -1,5 +1,6 @@
 """Models of dynamics, rollouts in them, and the ring that keeps what they imagine."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from offline_data import A, B, linear_episodes
+from probes import Push
 
 from rlgen.algos.offline import dynamics as dyn
 from rlgen.algos.offline.dynamics import Dynamics, DynamicsConfig, DynamicsStage
@@ -184,7 +186,14 @@ def stage_of(penalty, **kwargs):
     nets = NetsConfig(actor_units=16, critic_units=16)
     agent = SAC(Factory(nets, 2, 1), SACConfig(batch_size=32))
     stage = ModelAgentStage(
-        agent, Scaler(False), model.dynamics, model, config, n_steps=4, n_updates=1
+        agent,
+        Scaler(False),
+        model.dynamics,
+        model,
+        config,
+        Push(),
+        n_steps=4,
+        n_updates=1,
     )
     encoding = Statistics.neutral(2)
     stages = {DYNAMICS: model_state, "encoder": encoding}
@@ -216,6 +225,22 @@ def test_model_rollouts_follow_the_world_and_stop_at_its_end():
     assert not rows.truncated.any()
 
 
+def test_endings_may_be_the_environments_own():
+    """Beyond 1 in the first number, whatever the model has learned of it."""
+    stage, state, stages, model = stage_of("values")
+    known = dataclasses.replace(stage.dynamics.config, termination="analytic")
+    analytic = dataclasses.replace(
+        stage, dynamics=dataclasses.replace(stage.dynamics, config=known)
+    )
+    wild = model.replace(targets=model.targets.replace(std=model.targets.std * 20))
+    rows, reached = jax.jit(analytic.imagine)(
+        state.agent, wild, stages["encoder"], linear_data(), KEY
+    )
+    over = np.abs(rows.next_obs[:, 0]) > 1.0
+    assert (over & reached).any() and (~over & reached).any()
+    np.testing.assert_array_equal(rows.terminated[reached], over[reached])
+
+
 def test_uncertain_steps_pay_less():
     plain, lowered = imagined("values"), imagined("noise")
     stage, _, _, model = stage_of("noise")
@@ -241,6 +266,7 @@ def test_the_spread_of_values_is_over_elites_of_means_over_samples():
         stage.dynamics,
         stage.model,
         ModelBasedConfig(penalty="values", value_samples=4000),
+        Push(),
         4,
         1,
     )
@@ -271,7 +297,10 @@ def test_an_update_learns_from_both_kinds_of_steps(penalty):
     ("make", "sentence"),
     [
         (lambda: DynamicsConfig(n_elites=8), "choose 1 <= n_elites <= n_members"),
-        (lambda: DynamicsConfig(termination="maybe"), "choose learned or never"),
+        (
+            lambda: DynamicsConfig(termination="maybe"),
+            "learned, analytic, never",
+        ),
         (
             lambda: ModelBasedConfig(penalty="fear"),
             "choose noise, disagreement, values",
