@@ -278,6 +278,7 @@ class SAC(Agent):
             action, log_prob = policy.sample_and_log_prob(seed=key)
             q = self._critic(critic, batch.obs, action).min(0)
             value = (alpha * log_prob - q).mean()
+            value += self.regulariser(state, batch, action, q)
             return value, (value, -log_prob.mean())
 
         state, (actor_loss, entropy) = descend(state, "actor", loss, n["actor_lr"])
@@ -294,6 +295,14 @@ class SAC(Agent):
             "entropy": entropy,
             "temperature": self.temperature(state),
         }
+
+    def regulariser(self, state: AgentState, batch, action, q) -> jax.Array | float:
+        """What is added to the actor's loss, for its actions [B, A] and their values.
+
+        Nothing here.
+        """
+        del state, batch, action, q
+        return 0.0
 
     def _slopes(self, params, batch) -> jax.Array:
         """How each critic's value changes with the recorded action. [N, B, A]."""

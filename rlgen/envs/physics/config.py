@@ -136,6 +136,7 @@ class ReacherConfig(PhysicsConfig):
     """An arm of two links whose tip reaches for a target."""
 
     # As long as in Gym, where its returns are known from.
+    backend: str = "generalized"
     episode_length: int = 50
 
     TASK = "reacher"

@@ -115,16 +115,15 @@ class Tabletop(Env[Task, TabletopState]):
         )
 
     def instruct(
-        self, level: Task, state: TabletopState, backward: jax.Array
-    ) -> tuple[Task, TabletopState, jax.Array]:
-        """The other instruction, or the same again, with nothing moved.
+        self, level: Task, state: TabletopState
+    ) -> tuple[TabletopState, jax.Array]:
+        """Tells another task, or the same again, and moves nothing.
 
         Returns:
-          the task in that direction, the state with a new clock, and what is observed.
+          the state with a new clock, and what is observed.
         """
-        level = level.replace(backward=jnp.asarray(backward, bool))
         state = state.replace(time=jnp.int32(0))
-        return level, state, self.observe(level, state)
+        return state, self.observe(level, state)
 
     def observe(self, level: Task, state: TabletopState) -> jax.Array:
         """What the agent sees in `state`; see the class for its parts."""
