@@ -463,7 +463,7 @@ MISTAKES = [
     ("collect push --quality expert", "Quality expert needs a trained policy: name a"),
     ("collect push --quality best", "Unknown quality 'best': choose random, or for"),
     ("collect push --controller away", "push has no controller away: choose homing."),
-    ("collect push --quality random --controller homing", "or a controller, not both"),
+    ("collect push --quality random --controller homing", "or a recording, not two"),
     ("collect push --dataset {files}/none.npz", "There is no level file"),
     ("collect push --dataset {files}/five.npz --n-levels 6", "has 5 levels, not 6"),
     ("collect push --dataset {files}/test.npz", "are held out by their hash"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from probes import Probe, train
 
+from rlgen import distributions
 from rlgen import rollout as rollouts
 from rlgen.algos import ppo
 from rlgen.algos.drift import DRIFTS
@@ -168,6 +169,9 @@ def test_loss_by_hand():
 
     class Fixed:
         action_space = Probe().action_space
+
+        def policy(self, raw):
+            return distributions.distribution(self.action_space, raw)
 
         def unroll(self, params, memory, obs, reset):
             del memory, obs, reset

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from rlgen import distributions
 from rlgen.envs.maze import Maze, parse_maze
 from rlgen.evaluation import pictures
 from rlgen.evaluation.pictures import curves, film, levels
@@ -25,6 +26,9 @@ class Always:
 
     action: int
     action_space = Maze().action_space
+
+    def policy(self, raw):
+        return distributions.distribution(self.action_space, raw)
 
     def initial_carry(self, batch_size):
         return None

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlgen import distributions
 from rlgen.envs.maze import Maze, MazeLevel
 from rlgen.evaluation import zero_shot
 
@@ -18,6 +19,9 @@ class Forward:
     """A policy that walks straight on; with `memory` it counts its steps."""
 
     action_space = gymnasium.spaces.Discrete(3)
+
+    def policy(self, raw):
+        return distributions.distribution(self.action_space, raw)
 
     def __init__(self, gives_up_after=1000):
         self.gives_up_after = gives_up_after

@@ -270,17 +270,18 @@ SAC_ALGORITHM = OnlineAlgorithm(
     settings={"random_updates": 4},
     presets={
         "quick": {
-            "n_updates": 100,
-            "steps_per_update": 256,
+            "n_updates": 60,
+            "steps_per_update": 512,
             "n_envs": 16,
             "n_steps": 64,
-            "eval_every": 25,
+            "eval_every": 20,
             "log_every": 1,
-            "actor_units": 128,
-            "critic_units": 128,
+            "actor_units": 64,
+            "critic_units": 64,
             "actor_lr": 1e-3,
             "critic_lr": 1e-3,
             "temperature_lr": 1e-3,
+            "target_rate": 1e-2,
         },
         "paper": {
             "n_updates": 1000,

@@ -52,7 +52,7 @@ class ClassifierConfig:
       classifier_prior: learn from prior tasks too.
     """
 
-    classifier_updates: int = 2
+    classifier_updates: int = 4
     adapt_updates: int = 2
     classifier_layers: int = 2
     classifier_units: int = 64
@@ -280,14 +280,19 @@ def share(which: jax.Array, of: jax.Array) -> jax.Array:
 
 def classifier_stages(
     config: ClassifierConfig,
+    has_prior: bool,
     visible: tuple[int, ...],
     n_steps: int,
     data: ExampleData,
 ) -> Mapping[str, ClassifierStage]:
     """The stages of a classifier by name, in order; the last is the one to ask.
 
+    Args:
+      has_prior: whether it learns from prior tasks.
+
     Raises:
-      UserError: too few failed states are held back to choose a threshold by.
+      UserError: there are none, or too few failed states are held back to choose a
+        threshold by.
     """
     held_back = ~np.asarray(data.is_success) & (np.asarray(data.part) == CHOOSE)
 
@@ -310,9 +315,13 @@ def classifier_stages(
             name, config, visible, n_steps, n_updates, allowed(*tasks), before
         )
 
-    has_prior = config.classifier_prior and min(map(len, data.rows_of["prior"])) > 0
     if not has_prior:
         return {ADAPTED: stage(ADAPTED, config.adapt_updates, ["target"])}
+    if min(map(len, data.rows_of["prior"])) == 0:
+        raise UserError(
+            "The dataset holds no demonstrations of prior tasks: record some, or set "
+            "classifier_prior False."
+        )
     return {
         CLASSIFIER: stage(CLASSIFIER, config.classifier_updates, ["prior"]),
         ADAPTED: stage(ADAPTED, config.adapt_updates, ["prior", "target"], CLASSIFIER),

@@ -77,6 +77,7 @@ class Staged(Experiment[StagedState]):
       eval_episodes: episodes on each of their levels.
       seed_axis: name of the axis over seeds, if they run side by side.
       data: the dataset; None without.
+      greedy: evaluations take the likeliest actions; else samples, as practice does.
     """
 
     env: Env
@@ -87,6 +88,7 @@ class Staged(Experiment[StagedState]):
     eval_episodes: int
     seed_axis: str | None
     data: OfflineData | None
+    greedy: bool = True
 
     @property
     def env_steps_per_update(self) -> int:
@@ -201,7 +203,7 @@ class Staged(Experiment[StagedState]):
                 jax.random.fold_in(key, i),
                 level_set.levels,
                 self.eval_episodes,
-                greedy=True,
+                greedy=self.greedy,
             )
             for i, (name, level_set) in enumerate(sorted(self.eval_sets.items()))
         }

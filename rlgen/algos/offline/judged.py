@@ -99,11 +99,18 @@ class PractisingConfig(SACConfig):
         leaves it out.
     """
 
-    bc_weight: float = 1.0
+    bc_weight: float = 10.0
 
 
 class Practising(SAC):
-    """CQL or Cal-QL with a term that clones the actions of successful attempts."""
+    """CQL or Cal-QL with a term that clones the actions of successful attempts.
+
+    Targets are never below the return of failing for ever: nothing is worse.
+    """
+
+    def target(self, state, batch, key):
+        lowest = failure(state.numbers["discount"])
+        return jnp.maximum(super().target(state, batch, key), lowest)
 
     def regulariser(self, state, batch, action, q):
         if self.config.bc_weight <= 0:
@@ -111,7 +118,7 @@ class Practising(SAC):
         n = state.numbers
         # Not of failed attempts, by the label that they carry.
         led = batch.return_to_go > failure(n["discount"]) * (1.0 - 1e-5)
-        far = jnp.square(action - batch.action).mean(axis=-1)
+        far = jnp.square(action - batch.action).sum(axis=-1)
         scale = jax.lax.stop_gradient(jnp.abs(q).mean())
         return n["bc_weight"] * scale * jnp.where(led, far, 0.0).mean()
 

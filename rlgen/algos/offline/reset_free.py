@@ -1,10 +1,10 @@
 """Reset-free fine-tuning with a learned success classifier (RoboFuME, in simulation).
 
 After Yang et al. 2023 (arXiv 2310.15145). In four stages: a classifier learns from
-prior tasks when a task is done, and adapts to a target task; an agent learns offline with
-its rewards (Cal-QL), and then practises the target task and its undoing with hardly a
-reset. There is no vision-language model and no picture here: the classifier is a small
-network that sees what a picture would show.
+prior tasks when a task is done, and adapts to a target task; an agent learns offline
+with its rewards (Cal-QL), and then practises the target task and its undoing with
+hardly a reset. There is no vision-language model and no picture here: the classifier is
+a small network that sees what a picture would show.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import numpy as np
 
 from rlgen import config as configs
 from rlgen import datasets, transitions
+from rlgen.algos.offline.assembly import load
 from rlgen.algos.offline.classifier import (
     ClassifierConfig,
+    ExampleData,
     classifier_stages,
     with_examples,
 )
-from rlgen.algos.offline.encoder import Scaler
+from rlgen.algos.offline.encoder import Encoder, Scaler
 from rlgen.algos.offline.experiment import OfflinePolicy, Staged
 from rlgen.algos.offline.functions import Factory, NetsConfig
 from rlgen.algos.offline.judged import (
@@ -43,7 +45,7 @@ from rlgen.algos.offline.sampling import Uniform
 from rlgen.algos.offline.stages import AGENT, Stage
 from rlgen.config import RunConfig
 from rlgen.datasets import Dataset
-from rlgen.env import Env, take
+from rlgen.env import take
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm
 from rlgen.levels import LevelSet, assert_disjoint
@@ -63,11 +65,13 @@ class ResetFreeConfig:
       nets: sizes of its networks.
       classifier, practice: see their classes.
       data: the dataset: a folder or a Minari id.
+      offline_updates: updates of the run in which the agent learns from the dataset.
       steps_per_update: gradient steps in one update of the run.
       normalize_obs: observations get mean 0 and deviation 1, by the dataset.
       reward: whose: of the "classifier", or the "truth", which no robot has.
       prior_data: learn from prior tasks too; without, the classifier does not either.
       eval_episodes: episodes on each level of an evaluation.
+      greedy: evaluate the likeliest actions, not samples, which are what is practised.
     """
 
     agent: PractisingConfig
@@ -75,29 +79,38 @@ class ResetFreeConfig:
     classifier: ClassifierConfig = ClassifierConfig()
     practice: PracticeConfig = PracticeConfig()
     data: str = ""
+    offline_updates: int = 12
     steps_per_update: int = 500
     normalize_obs: bool = False
     reward: str = "classifier"
     prior_data: bool = True
     eval_episodes: int = 50
+    greedy: bool = False
 
     def __post_init__(self):
-        if min(self.steps_per_update, self.eval_episodes) < 1:
-            raise UserError("steps_per_update and eval_episodes must be at least 1.")
+        if min(self.offline_updates, self.steps_per_update, self.eval_episodes) < 1:
+            raise UserError(
+                "offline_updates, steps_per_update and eval_episodes must be at least "
+                "1."
+            )
         if self.reward not in _REWARDS:
             raise UserError(
                 f"Unknown reward {self.reward!r}: choose {' or '.join(_REWARDS)}."
             )
 
     @property
-    def extra_updates(self) -> int:
-        """Updates of the run beside those in which the agent learns offline."""
-        n_updates = self.practice.online_updates
+    def n_updates(self) -> int:
+        """Updates of the run, in all stages."""
+        n_updates = self.offline_updates + self.practice.online_updates
         if self.reward == "classifier":
             n_updates += self.classifier.adapt_updates
-            if self.prior_data and self.classifier.classifier_prior:
-                n_updates += self.classifier.classifier_updates
+            n_updates += self.classifier.classifier_updates * self.has_prior
         return n_updates
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether the classifier learns from prior tasks."""
+        return self.prior_data and self.classifier.classifier_prior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,73 +132,73 @@ class ResetFree(Algorithm):
         return _about(values).get("environment", "")
 
     def implied(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The settings of the dataset's environment, and updates on top.
-
-        `n_updates` is for learning offline; the classifier's updates and practising
-        come on top.
-        """
+        """The settings of the dataset's environment, and the length of all stages."""
         settings = _about(values).get("settings", {})
         implied = {k: v for k, v in settings.items() if k not in _OF_EVALUATION}
         known = configs.flatten(self.config)
         config = configs.override(
             self.config, {k: v for k, v in values.items() if k in known}, "flags"
         )
-        n_updates = values.get("n_updates", RunConfig().n_updates)
-        return implied | {"n_updates": n_updates + config.extra_updates}
+        return implied | {"n_updates": config.n_updates}
 
     def build(self, run: RunConfig, env_config: Any, config: Any) -> Staged:
-        env: Any = env_config.make_env()
-        if not isinstance(env, Undoable):
-            raise UserError(
-                f"{type(env).__name__} has no task that can be undone: choose another "
-                "environment, such as tabletop."
-            )
-        dataset = _load(config, env, env_config)
+        env = env_config.make_env()
+        _check_undoable(env)
+        dataset = load(config, env, env_config)
         level_set, target = _target(dataset)
-        data = with_examples(
-            dataset.data if config.prior_data else _only(dataset.data, target), target
-        )
-        n_offline = run.n_updates - config.extra_updates
-        if n_offline < 1:
+        if run.n_updates != config.n_updates:
             raise UserError(
-                f"Classifier and practising take {config.extra_updates} updates, which "
-                f"leaves the dataset none of {run.n_updates}: choose a larger "
-                "n_updates."
+                f"The stages take {config.n_updates} updates, not {run.n_updates}: "
+                "leave n_updates out, and set offline_updates and online_updates."
             )
-        sizes = [
-            int(np.prod(s.shape)) for s in (env.observation_space, env.action_space)
-        ]
+        data = with_examples(
+            dataset.data if config.prior_data else only(dataset.data, target), target
+        )
+        spaces = env.observation_space, env.action_space
+        sizes = [int(np.prod(space.shape)) for space in spaces]
         agent = Practising(Factory(config.nets, *sizes), config.agent)
         encoder = Scaler(config.normalize_obs)
-        n_steps = config.steps_per_update
-        stages: dict[str, Stage] = {}
-        judge = Judge(None)
-        if config.reward == "classifier":
-            learning = classifier_stages(config.classifier, env.visible, n_steps, data)
-            stages |= learning
-            judge = Judge(list(learning.values())[-1])
-        stages[AGENT] = LabelledStage(
-            agent, encoder, Uniform(), n_steps, n_offline, judge
-        )
-        if config.practice.online_updates:
-            levels = jax.tree.map(jnp.asarray, take(level_set.levels, np.array(target)))
-            stages[PRACTICE] = PracticeStage(
-                agent, encoder, env, levels, judge, config.practice,
-                config.practice.online_updates,
-            )  # fmt: skip
+        levels = jax.tree.map(jnp.asarray, take(level_set.levels, np.array(target)))
         vmapped = resolve_seed_axis(run.seed_axis) == "vmap"
         return Staged(
             env=env,
-            network=OfflinePolicy(
-                env.observation_space, env.action_space, agent, encoder
-            ),
-            stages=stages,
+            network=OfflinePolicy(*spaces, agent, encoder),
+            stages=_stages(config, agent, encoder, env, levels, data),
             encoder=encoder,
             eval_sets=_evaluation_sets(env_config, dataset, level_set),
             eval_episodes=config.eval_episodes,
             seed_axis=SEED_AXIS_NAME if vmapped else None,
             data=jax.tree.map(jnp.asarray, data),
+            greedy=config.greedy,
         )
+
+
+def _stages(
+    config: ResetFreeConfig,
+    agent: Practising,
+    encoder: Encoder,
+    env: Any,
+    levels: Any,
+    data: ExampleData,
+) -> dict[str, Stage]:
+    """The classifier's stages, unless the truth is used, the agent's, and practice."""
+    n_steps, judge = config.steps_per_update, Judge(None)
+    stages: dict[str, Stage] = {}
+    if config.reward == "classifier":
+        learning = classifier_stages(
+            config.classifier, config.has_prior, env.visible, n_steps, data
+        )
+        stages |= learning
+        judge = Judge(list(learning.values())[-1])
+    stages[AGENT] = LabelledStage(
+        agent, encoder, Uniform(), n_steps, config.offline_updates, judge
+    )
+    practice = config.practice
+    if practice.online_updates:
+        stages[PRACTICE] = PracticeStage(
+            agent, encoder, env, levels, judge, practice, practice.online_updates
+        )
+    return stages
 
 
 def _about(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -196,22 +209,12 @@ def _about(values: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
 
-def _load(config: ResetFreeConfig, env: Env, env_config: Any) -> Dataset:
-    if not config.data:
+def _check_undoable(env: Any) -> None:
+    if not isinstance(env, Undoable):
         raise UserError(
-            "Name a dataset with --data; `rlgen collect tabletop --recording "
-            "demonstrations` makes one."
+            f"{type(env).__name__} has no task that can be undone: choose another "
+            "environment, such as tabletop."
         )
-    dataset = datasets.load(config.data, env_config.make_space())
-    n_levels = None if dataset.level_set is None else len(dataset.level_set)
-    transitions.check(
-        dataset.data,
-        env.observation_space,
-        env.action_space,
-        n_levels=n_levels,
-        name=dataset.name,
-    )
-    return dataset
 
 
 def _target(dataset: Dataset) -> tuple[LevelSet, list[int]]:
@@ -226,7 +229,7 @@ def _target(dataset: Dataset) -> tuple[LevelSet, list[int]]:
     return level_set, list(target)
 
 
-def _only(data: transitions.OfflineData, levels: list[int]) -> transitions.OfflineData:
+def only(data: transitions.OfflineData, levels: list[int]) -> transitions.OfflineData:
     """The episodes on these levels."""
     rows = data.rows
     kept = np.isin(np.asarray(rows.level_id)[data.episode_start], levels)
@@ -246,29 +249,26 @@ def _evaluation_sets(
     return sets | dict(dataset.tests)
 
 
+# The paper gives no sizes for tasks without pictures: these are ours, for minutes on a
+# CPU. At most 20,000 steps of practice, one gradient step for each.
 RESET_FREE = ResetFree(
     summary="Cal-QL from demonstrations, then practice without resets, by a classifier",
     source="Yang et al. 2023, in simulation and without a vision-language model",
-    settings={
-        "cql_weight": 5.0,
-        "calibrated": True,
-        "entropy_backup": False,
-    },
+    settings={"cql_weight": 1.0, "calibrated": True, "entropy_backup": False},
     presets={
         "quick": {
-            "n_updates": 20,
-            "steps_per_update": 500,
-            "eval_every": 12,
             "log_every": 1,
+            "eval_every": 6,
+            "n_heldout": 16,
             "actor_units": 64,
             "critic_units": 64,
             "batch_size": 128,
             "cql_actions": 2,
             "discount": 0.95,
+            "temperature": 0.1,
             "actor_lr": 1e-3,
             "critic_lr": 1e-3,
             "temperature_lr": 1e-3,
-            "n_heldout": 16,
         },
     },
     agent=PractisingConfig(),

@@ -1,1 +1,1 @@
-"""Tasks of brax whose levels are physics: gravity, masses, motors, damping, friction."""
+"""Tasks of brax whose levels are gravity, masses, motors, damping and friction."""

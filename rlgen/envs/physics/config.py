@@ -12,13 +12,17 @@ from rlgen.envs.physics.levels import FAMILIES, PhysicsLevels
 from rlgen.envs.physics.physics import physics
 from rlgen.levels import LevelSet, stack
 
-# What PPO needs where observations and actions are vectors.
+# What PPO needs where observations and actions are vectors; chosen on the validation
+# split, on the pendulum and the reacher.
 _ADVICE: Mapping[str, Any] = {
     "torso": "mlp",
     "core": "none",
-    "head_size": 64,
+    "head_size": 128,
     "time_limit": "bootstrap",
     "clip_value": False,
+    "n_minibatches": 16,
+    "lr": 5e-4,
+    "entropy_coef": 1e-3,
 }
 
 
@@ -119,6 +123,10 @@ class PhysicsConfig(EnvConfig):
 class InvertedPendulumConfig(PhysicsConfig):
     """A pole on a cart."""
 
+    # By spring, PPO takes forty times as many steps to hold it up.
+    backend: str = "generalized"
+    episode_length: int = 500
+
     TASK = "inverted_pendulum"
     ADVICE = _ADVICE
 
@@ -135,12 +143,14 @@ class InvertedDoublePendulumConfig(PhysicsConfig):
 class ReacherConfig(PhysicsConfig):
     """An arm of two links whose tip reaches for a target."""
 
-    # As long as in Gym, where its returns are known from.
+    # By spring, what it costs to move the arm is more than what there is to win (the
+    # best return is near -9, that of lying still -11). As long as in Gym, so that
+    # returns compare: uniform actions earn -42 in 50 steps.
     backend: str = "generalized"
     episode_length: int = 50
 
     TASK = "reacher"
-    ADVICE = _ADVICE
+    ADVICE: ClassVar[Mapping[str, Any]] = {**_ADVICE, "lr": 1e-3}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,6 +76,6 @@ class PhysicsEnv(Simulation[PhysicsLevel]):
         return gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
     def render(self, level: PhysicsLevel, state: SimulationState) -> jax.Array:
-        """The bodies, and a gauge of each multiplier: an octave down to an octave up."""
+        """The bodies, and gauges of the multipliers, an octave down to an octave up."""
         picture = super().render(level, state)
         return sketch.gauges(picture, self.varied, self._octaves(level))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,11 +67,10 @@ class PhysicsLevels(LevelSpace[PhysicsLevel]):
 
     def sample(self, key: jax.Array) -> PhysicsLevel:
         keys = jax.random.split(key, len(PARAMETERS))
-        values = {
-            name: self._values(keys[PARAMETERS.index(name)], name) for name in self.vary
-        }
-        one = jnp.float32(1.0)
-        return PhysicsLevel(**(dict.fromkeys(PARAMETERS, one) | values))
+        values: dict[str, Any] = dict.fromkeys(PARAMETERS, jnp.float32(1.0))
+        for name in self.vary:
+            values[name] = self._values(keys[PARAMETERS.index(name)], name)
+        return PhysicsLevel(**values)
 
     def valid(self, level: PhysicsLevel) -> jax.Array:
         """Whether every multiplier is in its range: nobody knows what can be solved."""

@@ -16,7 +16,7 @@ from rlgen.errors import UserError
 
 TASK_VECTORS = ("embedding", "one-hot")
 
-GOAL_RADIUS = 0.1  # m: nearer to the goal than this is at the goal
+GOAL_RADIUS = 0.08  # m: nearer to the goal than this is at the goal
 STILL = 0.05  # m/s: slower than this is at rest
 _N_FIXED = 14  # numbers in an observation beside the task vector
 _EMBEDDING_SEED = 2310_15145  # of the table of embeddings, the same for everyone
@@ -51,8 +51,8 @@ class Tabletop(Env[Task, TabletopState]):
       object, and its radius; whether it is the backward task (1) or the forward one
       (0), and n numbers of a task vector. Mass and friction are not observed; a task
       vector may tell them.
-    - task vector: "embedding": fixed Gaussian numbers for each task number; "one-hot":
-      one of `vector_size` for the task number modulo that.
+    - task vector: "embedding": a fixed direction for each task number, drawn uniformly;
+      "one-hot": one of `vector_size` for the task number modulo that.
     - action: float32[3] in -1..1: velocity in x and y, and fingers, closed above 0.
     - dynamics: see `physics`; deterministic. Episodes begin at rest with open fingers,
       the hand anywhere, the object anywhere within home, or backward within the goal.
@@ -148,7 +148,8 @@ class Tabletop(Env[Task, TabletopState]):
         if self.task_vector == "one-hot":
             return jax.nn.one_hot(level.number % self.vector_size, self.vector_size)
         key = jax.random.fold_in(jax.random.key(_EMBEDDING_SEED), level.number)
-        return jnp.clip(jax.random.normal(key, (self.vector_size,)), -4.0, 4.0)
+        vector = jax.random.normal(key, (self.vector_size,))
+        return jnp.clip(vector / jnp.linalg.norm(vector), -1.0, 1.0)
 
     @property
     def visible(self) -> tuple[int, ...]:
@@ -174,9 +175,9 @@ class Tabletop(Env[Task, TabletopState]):
         low = [*(-x for x in high)]
         for i in (4, 5, 12, 13):
             low[i] = 0.0
-        one_hot = self.task_vector == "one-hot"
-        low += [0.0 if one_hot else -4.0] * self.vector_size
-        high += [1.0 if one_hot else 4.0] * self.vector_size
+        lowest = 0.0 if self.task_vector == "one-hot" else -1.0
+        low += [lowest] * self.vector_size
+        high += [1.0] * self.vector_size
         return gymnasium.spaces.Box(
             np.array(low, np.float32), np.array(high, np.float32)
         )
