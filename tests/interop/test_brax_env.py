@@ -10,10 +10,10 @@ import pytest
 
 from rlgen import training
 from rlgen.env import check_env
-from rlgen.envs.physics import sketch
+from rlgen.envs.physics import simulator, sketch
+from rlgen.envs.physics.simulator import TASKS
 from rlgen.errors import UserError
-from rlgen.interop import brax_env
-from rlgen.interop.brax_env import TASKS, BraxConfig, BraxEnv
+from rlgen.interop.brax_env import BraxConfig, BraxEnv
 from rlgen.interop.starts import Start, start
 
 KEY = jax.random.key(0)

@@ -132,6 +132,14 @@ class PracticeStage(Stage):
     config: PracticeConfig
     n_updates: int
 
+    def __post_init__(self):
+        size, longest = self.config.replay_size, self.env.max_episode_steps
+        if size < longest:
+            raise UserError(
+                f"replay_size is {size}, but an attempt takes up to {longest} steps: "
+                "choose at least as many."
+            )
+
     @property
     def metrics(self):
         return (

@@ -36,7 +36,7 @@ class TabletopConfig(EnvConfig):
     direction: Literal["both", "forward", "backward"] = "both"
     task_vector: Literal["embedding", "one-hot"] = "embedding"
     vector_size: int = 8
-    max_steps: int = 50
+    max_steps: int = 40
 
     FAMILIES: ClassVar[Mapping[str, type[Tasks]]] = FAMILIES
     FAMILY_FIELDS: ClassVar[Mapping[str, tuple[str, ...]]] = {}

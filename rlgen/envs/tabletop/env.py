@@ -16,7 +16,7 @@ from rlgen.errors import UserError
 
 TASK_VECTORS = ("embedding", "one-hot")
 
-GOAL_RADIUS = 0.08  # m: nearer to the goal than this is at the goal
+GOAL_RADIUS = 0.06  # m: nearer to the goal than this is at the goal
 STILL = 0.05  # m/s: slower than this is at rest
 _N_FIXED = 14  # numbers in an observation beside the task vector
 _EMBEDDING_SEED = 2310_15145  # of the table of embeddings, the same for everyone

@@ -22,7 +22,7 @@ FARTHEST = 0.8 * EDGE  # m: goals and homes are not nearer to an edge
 APART = 0.5  # m, at least, between goal and home
 SPREAD = (0.1, 0.2)  # m
 MASS = (0.5, 2.0)  # kg
-FRICTION = (1.0, 4.0)  # m/s^2
+FRICTION = (3.0, 10.0)  # m/s^2
 _N_NUMBERS = 2**20  # so that hardly two tasks share one
 _EDIT, _LEAST_EDIT = 0.1, 0.01  # of an edit in m: standard deviation, and at least
 
@@ -134,7 +134,7 @@ class Tasks(LevelSpace[Task]):
         return level
 
     def example(self) -> Task:
-        return task([0.5, 0.0], [-0.5, 0.0], 0.15, 1.0, 2.0, 0, False)
+        return task([0.5, 0.0], [-0.5, 0.0], 0.15, 1.0, 4.0, 0, False)
 
 
 def task(

@@ -23,7 +23,7 @@ EDGE = 1.0  # m: the table reaches from -EDGE to EDGE, in x and in y
 MAX_SPEED = 1.5  # m/s of the hand in x and in y, by an action of 1
 STEP_S = 0.1
 HAND_MASS = 0.25  # kg
-GRASP = 0.08  # m
+GRASP = 0.06  # m
 
 
 class Body(struct.PyTreeNode):
