@@ -19,7 +19,6 @@ import pandas as pd
 from rlgen import reports, training
 from rlgen.errors import UserError
 from rlgen.evaluation import pictures, statistics
-from rlgen.store import RunStore
 
 MAZES = ("umaze", "medium", "large", "levels")
 #: Where several layouts are recorded, the agent must see which one it is in.
@@ -46,14 +45,12 @@ def read(folder: str | Path) -> pd.DataFrame:
       UserError: no run is finished.
     """
     rows = []
-    for path in sorted(Path(folder).glob("*/DONE")):
-        store = RunStore(path.parent)
-        config, _ = training.load_run(path.parent)
+    for config, store in training.finished_runs(folder):
         episodes = reports.last_evaluation(store)
         for pairs in PAIRS:
             part = episodes[episodes["level_set"] == pairs]
             if part.empty:
-                raise UserError(f"{path.parent} was not evaluated on {pairs}.")
+                raise UserError(f"{store.path} was not evaluated on {pairs}.")
             rates = reports.solve_rates(part)
             # The pairs stand for themselves: only seeds are drawn again.
             mean = statistics.stratified_bootstrap(rates, np.mean, whole_runs=True)
@@ -74,8 +71,6 @@ def read(folder: str | Path) -> pd.DataFrame:
                     "commit": str(store.read_run().get("commit", ""))[:7],
                 }
             )
-    if not rows:
-        raise UserError(f"No run in {folder} is finished: run the sweep first.")
     return pd.DataFrame(rows)
 
 

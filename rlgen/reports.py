@@ -42,10 +42,15 @@ def last_evaluation(store: RunStore) -> pd.DataFrame:
 
 def solve_rates(episodes: pd.DataFrame) -> np.ndarray:
     """Mean success per seed and level of one set: float64[S, L]."""
-    rates = episodes.pivot_table(
-        index="seed", columns="level", values="success", aggfunc="mean", sort=False
+    return level_means(episodes, "success")
+
+
+def level_means(episodes: pd.DataFrame, column: str) -> np.ndarray:
+    """Mean of a column per seed and level of one set: float64[S, L]."""
+    means = episodes.pivot_table(
+        index="seed", columns="level", values=column, aggfunc="mean", sort=False
     )
-    return rates.to_numpy(float)
+    return means.to_numpy(float)
 
 
 def summary_table(episodes: pd.DataFrame) -> pd.DataFrame:

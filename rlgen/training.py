@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,19 @@ def run_training(config: TrainConfig, *, show_settings: bool = False) -> RunStor
         reports.draw(experiment, store, states)
     store.finish()
     return store
+
+
+def finished_runs(folder: str | Path) -> Iterator[tuple[Any, RunStore]]:
+    """Settings and directory of every finished run in a folder, by name.
+
+    Raises:
+      UserError: there is none.
+    """
+    found = sorted(Path(folder).glob("*/DONE"))
+    if not found:
+        raise UserError(f"No run in {folder} is finished: run the sweep first.")
+    for path in found:
+        yield load_run(path.parent)
 
 
 def load_run(path: str | Path) -> tuple[TrainConfig, RunStore]:

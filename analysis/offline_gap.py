@@ -1,0 +1,327 @@
+"""Offline learning and levels (after Mediratta et al. 2024): how a policy's return on
+levels it never saw depends on the number of levels in its dataset.
+
+python analysis/offline_gap.py make                          # behaviour and datasets
+for f in sweeps/papers/offline-gap/tune/*.yaml; do rlgen sweep $f; done
+python analysis/offline_gap.py choose runs/offline-gap-tune  # writes final/*.yaml
+for f in sweeps/papers/offline-gap/final/*.yaml; do rlgen sweep $f; done
+python analysis/offline_gap.py figure runs/offline-gap       # tables and figures
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from rlgen import datasets, reports, training
+from rlgen.config import read_yaml
+from rlgen.errors import UserError
+from rlgen.evaluation import pictures, selection, statistics
+from rlgen.store import RunStore
+
+N_LEVELS = (1, 4, 16, 64, 256, 1024)
+#: Two halves of whole episodes of 96 steps on each of 1,024 levels.
+N_STEPS = 2 * 96 * 1024
+SWEEPS = Path("sweeps/papers/offline-gap")
+OUT = Path("analysis/offline_gap")
+BEHAVIOUR = Path("runs/gap-behaviour")
+# Poles and carts whose physics varies by a factor of six, and is not observed.
+ENV = (
+    *("--env", "inverted_pendulum", "--episode-length", "96"),
+    *("--train-low", "0.4", "--train-high", "2.5", "--far-low", "0.2", "--far-high"),
+    "5",
+)
+#: Episodes on validation levels that may be played to choose a learner's setting.
+BUDGET = 100
+SETS = ("train", "heldout", "extrapolated")
+_SEEDS = 5
+
+
+def rlgen(*args: str) -> None:
+    """Runs a command of the lab and shows it."""
+    print("$ rlgen", *args, flush=True)
+    subprocess.run([sys.executable, "-m", "rlgen.cli", *args], check=True)
+
+
+def make() -> None:
+    """Trains the behaviour and collects a dataset for each number of levels."""
+    if not (BEHAVIOUR / "DONE").exists():
+        keep = ("--eval-every", "2", "--keep-policies", "True")
+        size = ("--preset", "quick", "--n-updates", "40")
+        rlgen("train", "sac", *ENV, *size, *keep, "--run-dir", str(BEHAVIOUR))
+    for n in N_LEVELS:
+        name = f"gap/mixed-{n}-v0"
+        if not Path("datasets", name).exists():
+            size = ("--n-levels", str(n), "--transitions", str(N_STEPS))
+            kind = ("--quality", "mixed", "--name", name)
+            rlgen("collect", str(BEHAVIOUR), *kind, *size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+      learner: its algorithm, and whether COCOA wraps it.
+      config: its settings.
+      store: its directory.
+    """
+
+    learner: str
+    config: Any
+    store: RunStore
+
+    @property
+    def n_levels(self) -> int:
+        """Levels in its dataset."""
+        return int(Path(self.config.algo.data).name.split("-")[1])
+
+    def episodes(self) -> pd.DataFrame:
+        """All of its evaluations, with scores: 0 as random actions, 1 as the expert."""
+        tables = map(pd.read_parquet, sorted(self.store.eval_dir.glob("update_*")))
+        table = pd.concat(tables, ignore_index=True)
+        dataset = datasets.load(self.config.algo.data, self.space)
+        return table.assign(score=dataset.normalized(table["return"]))
+
+    @property
+    def space(self) -> Any:
+        return self.config.levels_config.make_space()
+
+
+def runs(folder: str | Path) -> Iterator[Run]:
+    """The finished runs in a folder, in order of their names."""
+    for config, store in training.finished_runs(folder):
+        cocoa = "cocoa-" if getattr(config.algo, "cocoa", False) else ""
+        yield Run(cocoa + config.algorithm, config, store)
+
+
+def varied(path: Path) -> tuple[str, list[Any]]:
+    """The setting that a tuning sweep varies, and its values."""
+    parameters = read_yaml(str(path))["parameters"]
+    (name,) = [n for n, spec in parameters.items() if len(spec.get("values", [])) > 1]
+    return name, parameters[name]["values"]
+
+
+def choose(folder: str, budget: int = BUDGET) -> None:
+    """Chooses each learner's setting by a bandit on validation levels.
+
+    Its arms are the trained policies, settings times seeds. Writes the sweeps of the
+    comparison, the table of what was chosen from, and the figure of budgets.
+    """
+    arms: dict[str, list[tuple[Any, np.ndarray]]] = {}
+    for run in runs(folder):
+        if run.config.levels_config.eval_split != "validation":
+            raise UserError(f"{run.store.path} was not evaluated on validation levels.")
+        name, _ = varied(SWEEPS / "tune" / f"{run.learner}.yaml")
+        table = run.episodes()
+        last = table[table["update"] == table["update"].max()]
+        part = last[last["level_set"] == "heldout"]
+        for _, own in part.groupby("seed"):
+            value = _setting(run.config, name)
+            arms.setdefault(run.learner, []).append((value, own["score"].to_numpy()))
+    rows, curves = [], {}
+    for learner, own in arms.items():
+        returns = [scores for _, scores in own]
+        means = [scores.mean() for scores in returns]
+        rng = np.random.default_rng(0)
+        best = selection.ucb(returns, budget, rng).chosen[-1]
+        curve = selection.budget_curve(returns, means, 2 * budget)
+        curves[learner] = curve
+        name, values = varied(SWEEPS / "tune" / f"{learner}.yaml")
+        for value in values:
+            scores = [m for m, (v, _) in zip(means, own, strict=True) if v == value]
+            rows.append(
+                {
+                    "learner": learner,
+                    "setting": name,
+                    "value": value,
+                    "seeds": len(scores),
+                    "validation_score": np.mean(scores),
+                    "chosen": own[best][0] == value,
+                    "episodes_to_choose": budget,
+                }
+            )
+        _write_final(learner, name, own[best][0], budget)
+    pooled = [scores for own in arms.values() for _, scores in own]
+    curve = selection.budget_curve(pooled, [x.mean() for x in pooled], 2 * budget)
+    curves["all of them"] = curve
+    OUT.mkdir(parents=True, exist_ok=True)
+    pulls = np.arange(1, 2 * budget + 1)
+    tables = [
+        pd.DataFrame({"learner": name, "episodes": pulls, **curve._asdict()})
+        for name, curve in curves.items()
+    ]
+    pd.concat(tables).to_csv(OUT / "budget.csv", index=False, float_format="%.4g")
+    table = pd.DataFrame(rows)
+    table.to_csv(OUT / "choice.csv", index=False, float_format="%.4g")
+    print(table.to_string(index=False))
+    title = "Score on validation levels"
+    path = pictures.line_panels(
+        {title: {name: curve.mean for name, curve in curves.items()}},
+        {title: pulls},
+        OUT / "budget.png",
+        "What a bandit has chosen",
+        x_label={title: "episodes played to choose"},
+        note="mean of 1,000 bandits; arms are settings times seeds",
+    )
+    print(path)
+
+
+def _setting(config: Any, name: str) -> Any:
+    return next(
+        getattr(part, name)
+        for part in (config.algo, *vars(config.algo).values())
+        if hasattr(part, name)
+    )
+
+
+def _write_final(learner: str, name: str, value: Any, budget: int) -> None:
+    sweep = read_yaml(str(SWEEPS / "tune" / f"{learner}.yaml"))
+    parameters = sweep["parameters"]
+    changes = {
+        name: {"value": value},
+        "data": {"values": [f"datasets/gap/mixed-{n}-v0" for n in N_LEVELS]},
+        "eval_split": {"value": "test"},
+        "n_heldout": {"value": 256},
+        "eval_episodes": {"value": 1},
+        "eval_every": {"value": 4},
+        "seeds": {"value": _SEEDS},
+        "out": {"value": "runs/offline-gap"},
+    }
+    sweep["parameters"] = parameters | changes
+    text = yaml.safe_dump(sweep, sort_keys=False, default_flow_style=None, width=88)
+    path = SWEEPS / "final" / f"{learner}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f"# Written by `python analysis/offline_gap.py choose`: {name} was chosen\n"
+        f"# by a bandit that played {budget} episodes on validation levels.\n{text}"
+    )
+    print(path)
+
+
+def figure(folder: str) -> None:
+    """Writes the table and the figures; prints the table."""
+    rows, curves, gaps = [], {}, {}
+    for run in runs(folder):
+        episodes, config = run.episodes(), run.config
+        last = episodes[episodes["update"] == episodes["update"].max()]
+        # The named set is the task's own physics alone: one level.
+        scores = {name: _scores(last, name) for name in SETS}
+        facts = run.store.read_run()
+        for name, x in scores.items():
+            mean = statistics.stratified_bootstrap(x, np.mean, resample_tasks=True)
+            rows.append(
+                {
+                    "learner": run.learner,
+                    "train_levels": run.n_levels,
+                    "level_set": name,
+                    "score": mean.point,
+                    "low": mean.low,
+                    "high": mean.high,
+                    "seeds": x.shape[0],
+                    "levels": x.shape[1],
+                    "gradient_steps": config.run.n_updates
+                    * config.algo.steps_per_update,
+                    "wall_s_all_seeds": facts.get("wall_s"),
+                    "commit": str(facts.get("commit", ""))[:7],
+                }
+            )
+            panel = gaps.setdefault(name, {}).setdefault(run.learner, {})
+            panel[run.n_levels] = x.mean(axis=1)
+        panel = gaps.setdefault("train - heldout", {}).setdefault(run.learner, {})
+        gap = scores["train"].mean(axis=1) - scores["heldout"].mean(axis=1)
+        panel[run.n_levels] = gap
+        title = f"{run.n_levels:,} level{'s' * (run.n_levels > 1)}"
+        by_update = [
+            _scores(part, "heldout").mean(axis=1)
+            for _, part in episodes.groupby("update")
+        ]
+        curves.setdefault(run.n_levels, (title, {}, {}))
+        updates = np.sort(episodes["update"].unique())
+        curves[run.n_levels][1][run.learner] = np.stack(by_update, axis=1)
+        # Models come first: the agent begins to learn later.
+        steps = updates * config.algo.steps_per_update
+        curves[run.n_levels][2][run.learner] = steps
+    OUT.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows).sort_values(["level_set", "learner", "train_levels"])
+    table.to_csv(OUT / "scores.csv", index=False, float_format="%.4g")
+    wide = table.pivot_table(
+        index=["level_set", "learner"], columns="train_levels", values="score"
+    )
+    print(wide.round(3).to_string())
+    panels = {
+        name: {
+            learner: np.stack([by_n[n] for n in sorted(by_n)], axis=1)
+            for learner, by_n in lines.items()
+        }
+        for name, lines in gaps.items()
+    }
+    x = {
+        name: np.log2(sorted(next(iter(lines.values()))))
+        for name, lines in gaps.items()
+    }
+    note = f"0 is random actions, 1 the expert; mean and range of {_SEEDS} seeds"
+    path = pictures.line_panels(
+        panels,
+        x,
+        OUT / "gap.png",
+        "What was learned from a dataset, by the number of its levels",
+        x_label=dict.fromkeys(panels, "log2 of the number of levels"),
+        note=note,
+    )
+    print(path)
+    for title, lines, steps in (curves[n] for n in sorted(curves)):
+        path = OUT / f"curves-{title.split()[0].replace(',', '')}.png"
+        pictures.line_panels(
+            {learner: {learner: line} for learner, line in lines.items()},
+            steps,
+            path,
+            f"Held-out score while learning from {title}",
+            x_label=dict.fromkeys(lines, "gradient steps, of models too"),
+            note=note,
+        )
+        print(path)
+
+
+def _scores(episodes: pd.DataFrame, name: str) -> np.ndarray:
+    """Mean scores [S, L] of one level set."""
+    part = episodes[episodes["level_set"] == name]
+    if part.empty:
+        raise UserError(f"Some run was not evaluated on {name}: run the sweep again.")
+    return reports.level_means(part, "score")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("make")
+    choosing = verbs.add_parser("choose")
+    choosing.add_argument("folder")
+    choosing.add_argument("--budget", type=int, default=BUDGET)
+    drawing = verbs.add_parser("figure")
+    drawing.add_argument("folder")
+    options = parser.parse_args()
+    try:
+        if options.verb == "make":
+            make()
+        elif options.verb == "choose":
+            choose(options.folder, options.budget)
+        else:
+            figure(options.folder)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
