@@ -9,6 +9,7 @@ import functools
 import importlib
 import io
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import gymnasium
@@ -47,6 +48,38 @@ TASKS = {
 
 _REACHED = 0.05  # metres
 _PACE = 1.0  # m/s; by random actions no walker gets near it
+
+
+def _within(x: jax.Array, low: float, high: float) -> jax.Array:
+    return (low < x) & (x < high)
+
+
+def _tip(obs: jax.Array) -> jax.Array:
+    """Height of a double pendulum's tip: two poles of 0.6 m, whose joints hold."""
+    (sin1, sin2), (cos1, cos2) = (
+        jnp.moveaxis(obs[..., i : i + 2], -1, 0) for i in (1, 3)
+    )
+    return 0.6 * (cos1 + cos1 * cos2 - sin1 * sin2)
+
+
+# Whether an episode goes on, from observations [..., n], as the tasks of brax have it.
+# What is not here observes too little of it.
+_GOES_ON: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "inverted_pendulum": lambda obs: jnp.abs(obs[..., 1]) <= 0.2,
+    "inverted_double_pendulum": lambda obs: _tip(obs) > 1.0,
+    "reacher": lambda obs: jnp.ones(obs.shape[:-1], bool),
+    "pusher": lambda obs: jnp.ones(obs.shape[:-1], bool),
+    "halfcheetah": lambda obs: jnp.ones(obs.shape[:-1], bool),
+    "hopper": lambda obs: (
+        _within(obs[..., 0], 0.7, jnp.inf)
+        & _within(obs[..., 1], -0.2, 0.2)
+        & _within(obs[..., 1:], -100.0, 100.0).all(axis=-1)
+    ),
+    "walker2d": lambda obs: (
+        _within(obs[..., 0], 0.8, 2.0) & _within(obs[..., 1], -1.0, 1.0)
+    ),
+    "ant": lambda obs: (obs[..., 0] >= 0.2) & (obs[..., 0] <= 1.0),
+}
 
 
 class SimulationState(struct.PyTreeNode):
@@ -160,6 +193,12 @@ class Simulation(Env[LevelT, SimulationState]):
                 "non_finite": ~finite,
             },
         )
+
+    def terminates(self, obs: jax.Array) -> jax.Array:
+        if self.task not in _GOES_ON:
+            return super().terminates(obs)
+        obs = obs[..., : self.n_features]
+        return ~(_GOES_ON[self.task](obs) & jnp.isfinite(obs).all(axis=-1))
 
     def _reaches_aim(self, after: Any, truncated: jax.Array) -> jax.Array:
         aim = TASKS[self.task].aim

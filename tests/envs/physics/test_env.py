@@ -181,6 +181,45 @@ def test_ends_are_true_ones():
     assert not bool(steps[n].info["success"])
 
 
+@pytest.mark.parametrize(
+    "task", ["inverted_pendulum", "inverted_double_pendulum", "hopper", "walker2d"]
+)
+def test_ends_can_be_told_from_observations(task):
+    """As brax ends an episode, step by step, while motors push one way."""
+    # By spring, joints give by millimetres, and the height of a tip is a sum of them.
+    backend = "generalized" if task == "inverted_double_pendulum" else "spring"
+    env = PhysicsEnv(task, backend, revealed=True)
+    space = PhysicsLevels(env.varied)
+    n_envs, n_steps = 16, 150
+    levels = jax.vmap(space.sample)(jax.random.split(KEY, n_envs))
+
+    @jax.jit
+    def play(keys):
+        state, _ = jax.vmap(env.reset)(keys, levels)
+
+        shape = (n_envs, *env.action_space.shape)
+        action = jax.random.uniform(KEY, shape, minval=-1)
+
+        def step(state, _):
+            out = jax.vmap(env.step)(keys, levels, state, action)
+            return out.state, (out.obs, out.terminated)
+
+        return jax.lax.scan(step, state, length=n_steps)[1]
+
+    obs, terminated = play(jax.random.split(KEY, n_envs))
+    assert 0 < np.mean(terminated) < 1
+    np.testing.assert_array_equal(env.terminates(obs), terminated)
+
+
+def test_ends_that_nobody_sees_or_that_never_come():
+    ant = PhysicsEnv("ant")
+    obs = jnp.zeros((3, ant.n_features)).at[:, 0].set(jnp.array([0.1, 0.5, 1.1]))
+    assert ant.terminates(obs).tolist() == [True, False, True]
+    reacher = PhysicsEnv("reacher")
+    obs = jnp.zeros((2, reacher.n_features)).at[0, 3].set(jnp.nan)
+    assert reacher.terminates(obs).tolist() == [True, False]
+
+
 @pytest.mark.parametrize("factor", [jnp.nan, jnp.inf, 1e36])
 @pytest.mark.parametrize("task", ENVS)
 def test_a_simulation_that_blows_up_ends_and_lets_nothing_out(task, factor):
