@@ -133,7 +133,7 @@ def choose(folder: str, budget: int = BUDGET) -> None:
         returns = [scores for _, scores in own]
         means = [scores.mean() for scores in returns]
         rng = np.random.default_rng(0)
-        best = selection.ucb(returns, budget, rng).chosen[-1]
+        best = selection.ucb(returns, budget, rng).chosen[0, -1]
         curve = selection.budget_curve(returns, means, 2 * budget)
         curves[learner] = curve
         name, values = varied(SWEEPS / "tune" / f"{learner}.yaml")
@@ -193,7 +193,7 @@ def _write_final(learner: str, name: str, value: Any, budget: int) -> None:
         "eval_split": {"value": "test"},
         "n_heldout": {"value": 256},
         "eval_episodes": {"value": 1},
-        "eval_every": {"value": 4},
+        "eval_every": {"value": 5},
         "seeds": {"value": _SEEDS},
         "out": {"value": "runs/offline-gap"},
     }

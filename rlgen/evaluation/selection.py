@@ -17,10 +17,10 @@ FloatArray = NDArray[np.float64]
 
 
 class Choice(NamedTuple):
-    """What a bandit did in B pulls."""
+    """What R bandits did in B pulls each."""
 
-    pulled: NDArray[np.int64]  # (B,), the arm of each pull
-    chosen: NDArray[np.int64]  # (B,), the arm of the best mean after each pull
+    pulled: NDArray[np.int64]  # [R, B], the arm of each pull
+    chosen: NDArray[np.int64]  # [R, B], the arm of the best mean after each pull
 
 
 def ucb(
@@ -28,6 +28,9 @@ def ucb(
     n_pulls: int,
     rng: np.random.Generator,
     exploration: float = 2.0,
+    *,
+    offered: ArrayLike | None = None,
+    repeats: int = 1,
 ) -> Choice:
     """Plays arms by upper confidence bounds (UCB1, Auer et al. 2002).
 
@@ -36,27 +39,39 @@ def ucb(
     of an arm. Between equals chance decides.
 
     Args:
-      returns: episodes of each arm, on a scale where 0 is bad and 1 is good: the bonus
-        means nothing on another.
+      returns: episodes of each of K arms, on a scale where 0 is bad and 1 is good: the
+        bonus means nothing on another.
       n_pulls: B, at least 1.
+      offered: bool[R, K], the arms that each bandit may play; None for all.
+      repeats: R.
     """
     arms = [np.asarray(x, float) for x in returns]
     if not arms or n_pulls < 1 or not all(len(x) for x in arms):
         raise ValueError("a bandit needs arms with episodes, and at least 1 pull")
-    total, count = np.zeros(len(arms)), np.zeros(len(arms))
-    pulled, chosen = np.zeros((2, n_pulls), np.int64)
+    episodes, sizes = np.concatenate(arms), np.array([len(x) for x in arms])
+    start = np.cumsum(sizes) - sizes
+    shape = (repeats, len(arms))
+    closed = ~np.broadcast_to(True if offered is None else np.asarray(offered), shape)
+    total, count = np.zeros(shape), np.zeros(shape)
+    pulled, chosen = np.zeros((2, repeats, n_pulls), np.int64)
+    each = np.arange(repeats)
+
+    def best(index: FloatArray) -> NDArray[np.int64]:
+        index = np.where(closed, -np.inf, index)
+        ties = index == index.max(axis=1, keepdims=True)
+        return np.where(ties, rng.random(shape), -1.0).argmax(axis=1)
+
     for t in range(n_pulls):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            mean = total / count
-            bonus = np.sqrt(exploration * np.log(t) / count) if t else 0.0
-            index = np.where(count == 0, np.inf, mean + bonus)
-        arm = rng.choice(np.flatnonzero(index == index.max()))
-        total[arm] += rng.choice(arms[arm])
-        count[arm] += 1
+        n = np.maximum(count, 1.0)
+        bonus = np.sqrt(exploration * np.log(max(t, 1)) / n)
+        arm = best(np.where(count == 0, np.inf, total / n + bonus))
+        episode = start[arm] + (rng.random(repeats) * sizes[arm]).astype(np.int64)
+        total[each, arm] += episodes[episode]
+        count[each, arm] += 1.0
+        pulled[:, t] = arm
         # Of what was never played nothing is known: it is not chosen.
-        known = np.where(count == 0, -np.inf, total / np.maximum(count, 1))
-        pulled[t] = arm
-        chosen[t] = rng.choice(np.flatnonzero(known == known.max()))
+        means = total / np.maximum(count, 1.0)
+        chosen[:, t] = best(np.where(count == 0, -np.inf, means))
     return Choice(pulled, chosen)
 
 
@@ -91,11 +106,16 @@ def budget_curve(
     """
     values, rng = np.asarray(values, float), np.random.default_rng(seed)
     n_arms = len(values) if n_arms is None else n_arms
-    scores = np.zeros((repeats, n_pulls))
-    for i in range(repeats):
-        some = rng.permutation(len(values))[:n_arms]
-        choice = ucb([returns[k] for k in some], n_pulls, rng, exploration)
-        scores[i] = values[some][choice.chosen]
+    order = rng.random((repeats, len(values))).argsort(axis=1)
+    choice = ucb(
+        returns,
+        n_pulls,
+        rng,
+        exploration,
+        offered=order.argsort(axis=1) < n_arms,
+        repeats=repeats,
+    )
+    scores = values[choice.chosen]
     weights = rng.multinomial(repeats, np.full(repeats, 1 / repeats), 1000) / repeats
     tail = (1 - level) / 2
     low, high = np.quantile(weights @ scores, [tail, 1 - tail], axis=0)

@@ -23,19 +23,30 @@ def plain_ucb(returns, pulled, exploration):
 def test_every_pull_is_of_the_largest_index():
     returns = [[0.2], [0.5], [0.4]]
     choice = selection.ucb(returns, 60, np.random.default_rng(0), exploration=0.5)
-    for arm, indices in plain_ucb(returns, choice.pulled.tolist(), 0.5):
+    for arm, indices in plain_ucb(returns, choice.pulled[0].tolist(), 0.5):
         assert indices[arm] == max(indices)
-    assert sorted(choice.pulled[:3]) == [0, 1, 2]
-    assert (choice.chosen[2:] == 1).all()
-    assert choice.chosen[0] == choice.pulled[0]
+    assert sorted(choice.pulled[0, :3]) == [0, 1, 2]
+    assert (choice.chosen[0, 2:] == 1).all()
+    assert choice.chosen[0, 0] == choice.pulled[0, 0]
 
 
 def test_a_better_arm_is_found_and_played_most():
     rng = np.random.default_rng(1)
     returns = [rng.normal(m, 0.3, 500) for m in (0.2, 0.8, 0.5)]
     choice = selection.ucb(returns, 400, rng)
-    assert choice.chosen[-1] == 1
-    assert np.argmax(np.bincount(choice.pulled)) == 1
+    assert choice.chosen[0, -1] == 1
+    assert np.argmax(np.bincount(choice.pulled[0])) == 1
+
+
+def test_bandits_differ_and_play_only_what_they_are_offered():
+    offered = np.array([[True, False, True], [False, True, True]])
+    choice = selection.ucb(
+        [[0.0, 1.0]] * 3, 50, np.random.default_rng(0), offered=offered, repeats=2
+    )
+    assert set(choice.pulled[0]) == {0, 2} and set(choice.pulled[1]) == {1, 2}
+    assert set(choice.chosen[0]) <= {0, 2} and set(choice.chosen[1]) <= {1, 2}
+    alike = selection.ucb([[0.0, 1.0]] * 3, 50, np.random.default_rng(0), repeats=2)
+    assert (alike.pulled[0] != alike.pulled[1]).any()
 
 
 def test_the_first_episode_chooses_at_random_and_many_the_best():

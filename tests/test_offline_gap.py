@@ -1,0 +1,176 @@
+"""The offline gap benchmark: what is chosen, by what, and what is drawn."""
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import yaml
+
+from rlgen import sweep
+from rlgen.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+SWEEPS = ROOT / "sweeps" / "papers"
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    path = ROOT / "analysis" / "offline_gap.py"
+    spec = importlib.util.spec_from_file_location("offline_gap", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name.
+    monkeypatch.setitem(__import__("sys").modules, "offline_gap", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "OUT", tmp_path / "out")
+    return module
+
+
+class FakeRun:
+    """A run whose scores are given by set, level and seed."""
+
+    def __init__(self, learner, config, score, n_levels=4):
+        self.learner, self.config, self.n_levels = learner, config, n_levels
+        self.store = SimpleNamespace(path="run", read_run=lambda: {"wall_s": 1.0})
+        self.score = score
+
+    def episodes(self):
+        rows = [
+            {
+                "update": update,
+                "seed": seed,
+                "level_set": name,
+                "level": level,
+                "score": self.score(name, seed, update),
+            }
+            for update in (0, 4)
+            for seed in range(2)
+            for name in ("train", "heldout", "extrapolated")
+            for level in range(3)
+        ]
+        return pd.DataFrame(rows)
+
+
+def settings(split="validation", **agent):
+    algo = SimpleNamespace(agent=SimpleNamespace(**agent), steps_per_update=10)
+    return SimpleNamespace(
+        algo=algo,
+        levels_config=SimpleNamespace(eval_split=split),
+        run=SimpleNamespace(n_updates=4),
+    )
+
+
+def test_the_setting_that_is_best_on_validation_levels_is_chosen(
+    script, tmp_path, monkeypatch
+):
+    tune = tmp_path / "tune"
+    tune.mkdir()
+    spec = {
+        "program": "rlgen",
+        "method": "grid",
+        "parameters": {
+            "algorithm": {"value": "iql"},
+            "inverse_temperature": {"values": [1.0, 3.0, 10.0]},
+            "data": {"value": "datasets/gap/mixed-64-v0"},
+            "eval_split": {"value": "validation"},
+        },
+    }
+    (tune / "iql.yaml").write_text(yaml.safe_dump(spec))
+    monkeypatch.setattr(script, "SWEEPS", tmp_path)
+    # On train and extrapolated levels another is best: neither may count.
+    good = {1.0: 0.2, 3.0: 0.9, 10.0: 0.4}
+
+    def runs(folder):
+        for value, score in good.items():
+            yield FakeRun(
+                "iql",
+                settings(inverse_temperature=value),
+                lambda name, seed, update, score=score: (
+                    score if name == "heldout" and update else 1 - score
+                ),
+            )
+
+    monkeypatch.setattr(script, "runs", runs)
+    script.choose("anywhere", budget=40)
+    (cell, *others) = sweep.cells(tmp_path / "final" / "iql.yaml")
+    assert cell["inverse_temperature"] == 3.0
+    assert cell["eval_split"] == "test"
+    assert len(others) + 1 == len(script.N_LEVELS)
+    table = pd.read_csv(tmp_path / "out" / "choice.csv")
+    assert table.set_index("value")["chosen"].to_dict() == {
+        1.0: False,
+        3.0: True,
+        10.0: False,
+    }
+    assert table["validation_score"].tolist() == pytest.approx([0.2, 0.9, 0.4])
+    assert (tmp_path / "out" / "budget.png").stat().st_size > 10_000
+
+
+def test_test_levels_choose_nothing(script, monkeypatch):
+    run = FakeRun("bc", settings("test", actor_lr=1.0), lambda *_: 0.0)
+    monkeypatch.setattr(script, "runs", lambda folder: [run])
+    with pytest.raises(UserError, match="not evaluated on validation"):
+        script.choose("anywhere")
+
+
+def test_the_table_and_the_figures(script, tmp_path, monkeypatch):
+    value = {"train": 0.9, "heldout": 0.5, "extrapolated": 0.3}
+
+    def runs(folder):
+        for learner in ("bc", "iql"):
+            for n in (1, 1024):
+                yield FakeRun(
+                    learner,
+                    settings("test"),
+                    lambda name, seed, update: value[name] + 0.02 * seed - 0.01,
+                    n,
+                )
+
+    monkeypatch.setattr(script, "runs", runs)
+    script.figure("anywhere")
+    out = tmp_path / "out"
+    table = pd.read_csv(out / "scores.csv")
+    means = table.groupby("level_set")["score"].unique()
+    assert {name: list(x) for name, x in means.items()} == {
+        name: [pytest.approx(v)] for name, v in value.items()
+    }
+    assert (table["low"] < table["score"]).all()
+    assert (table["gradient_steps"] == 40).all()
+    for name in ("gap.png", "curves-1.png", "curves-1024.png"):
+        assert (out / name).stat().st_size > 10_000
+
+
+def learner(path):
+    (cell, *_) = sweep.cells(path)
+    return ("cocoa-" if cell.get("cocoa") else "") + cell["algorithm"]
+
+
+def test_every_learner_has_as_many_settings_to_choose_from(script):
+    files = sorted((SWEEPS / "offline-gap" / "tune").glob("*.yaml"))
+    assert {"bc", "td3-bc", "iql", "cql", "mopo"} < {file.stem for file in files}
+    for file in files:
+        assert len(sweep.cells(file)) == 3
+        assert learner(file) == file.stem
+        assert len(script.varied(file)[1]) == 3
+        for cell in sweep.cells(file):
+            assert cell["eval_split"] == "validation"
+
+
+def test_what_was_chosen_runs_on_test_levels_alone(script):
+    files = sorted((SWEEPS / "offline-gap" / "final").glob("*.yaml"))
+    tuned = sorted((SWEEPS / "offline-gap" / "tune").glob("*.yaml"))
+    assert [file.name for file in files] == [file.name for file in tuned]
+    for file, tune in zip(files, tuned, strict=True):
+        name, values = script.varied(tune)
+        for cell in sweep.cells(file):
+            assert cell[name] in values and cell["eval_split"] == "test"
+        sizes = [int(cell["data"].split("-")[1]) for cell in sweep.cells(file)]
+        assert sizes == list(script.N_LEVELS)
+
+
+def test_settings_are_found_wherever_they_are(script):
+    config = settings(q_weight=2.5)
+    assert script._setting(config, "q_weight") == 2.5
+    assert script._setting(config, "steps_per_update") == 10
