@@ -44,12 +44,15 @@ def read(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     Raises:
       UserError: no run is finished.
     """
-    scores, distances = [], []
+    scores, distances, data = [], [], None
     for config, store in training.finished_runs(folder):
+        data = data or config.algo.data
         dataset = datasets.load(config.algo.data, config.levels_config.make_space())
         facts, last = store.read_run(), reports.last_evaluation(store)
         last = last.assign(score=dataset.normalized(last["return"]))
         about = {"host": config.algorithm, "algorithm": variant(config)}
+        if config.algo.data != data:
+            raise UserError(f"Runs in {folder} are of several datasets: keep one.")
         metrics = store.read_metrics()
         metrics = metrics[metrics["kind"] == "eval"]
         metrics = metrics[metrics["update"] == metrics["update"].max()]

@@ -104,6 +104,20 @@ def runs(folder: str | Path) -> Iterator[Run]:
         yield Run(cocoa + config.algorithm, config, store)
 
 
+def once(key: Any, seen: dict[Any, Path], run: Run) -> None:
+    """Notes a run under a key.
+
+    Raises:
+      UserError: another has it.
+    """
+    if key in seen:
+        raise UserError(
+            f"{seen[key]} and {run.store.path} are of the same learner and data: "
+            "remove the one that is out of date."
+        )
+    seen[key] = run.store.path
+
+
 def varied(path: Path) -> tuple[str, list[Any]]:
     """The setting that a tuning sweep varies, and its values."""
     parameters = read_yaml(str(path))["parameters"]
@@ -118,6 +132,7 @@ def choose(folder: str, budget: int = BUDGET) -> None:
     comparison, the table of what was chosen from, and the figure of budgets.
     """
     arms: dict[str, list[tuple[Any, np.ndarray]]] = {}
+    seen: dict[Any, Path] = {}
     for run in runs(folder):
         if run.config.levels_config.eval_split != "validation":
             raise UserError(f"{run.store.path} was not evaluated on validation levels.")
@@ -125,8 +140,9 @@ def choose(folder: str, budget: int = BUDGET) -> None:
         table = run.episodes()
         last = table[table["update"] == table["update"].max()]
         part = last[last["level_set"] == "heldout"]
+        value = _setting(run.config, name)
+        once((run.learner, value), seen, run)
         for _, own in part.groupby("seed"):
-            value = _setting(run.config, name)
             arms.setdefault(run.learner, []).append((value, own["score"].to_numpy()))
     rows, curves = [], {}
     for learner, own in arms.items():
@@ -193,7 +209,8 @@ def _write_final(learner: str, name: str, value: Any, budget: int) -> None:
         "eval_split": {"value": "test"},
         "n_heldout": {"value": 256},
         "eval_episodes": {"value": 1},
-        "eval_every": {"value": 5},
+        "min_eval_episodes": {"value": 64},
+        "eval_every": {"value": 2},
         "seeds": {"value": _SEEDS},
         "out": {"value": "runs/offline-gap"},
     }
@@ -211,7 +228,9 @@ def _write_final(learner: str, name: str, value: Any, budget: int) -> None:
 def figure(folder: str) -> None:
     """Writes the table and the figures; prints the table."""
     rows, curves, gaps = [], {}, {}
+    seen: dict[Any, Path] = {}
     for run in runs(folder):
+        once((run.learner, run.n_levels), seen, run)
         episodes, config = run.episodes(), run.config
         last = episodes[episodes["update"] == episodes["update"].max()]
         # The named set is the task's own physics alone: one level.

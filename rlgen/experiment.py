@@ -48,6 +48,9 @@ class Experiment(abc.ABC, Generic[StateT]):
     #: Held-out levels by name; they are only ever evaluated on.
     eval_sets: dict[str, LevelSet]
 
+    #: Evaluations take the likeliest action instead of a sample.
+    greedy: bool = False
+
     #: Arrays that are too large to stand in a program as constants (a dataset): the
     #: runner hands them to it as arguments, through `with_data`.
     data: PyTree = None

@@ -126,13 +126,22 @@ def print_summary(config: Any, store: RunStore) -> None:
 
 
 def evaluate_seeds(
-    env: Any, network: Any, params: PyTree, key: jax.Array, level_set: LevelSet, n: int
+    env: Any,
+    network: Any,
+    params: PyTree,
+    key: jax.Array,
+    level_set: LevelSet,
+    n: int,
+    *,
+    greedy: bool = False,
 ) -> EvalResult:
     """Plays a level set with every seed's policy: results [S, L, E] on the host."""
 
     def one(each):
         params, key = each
-        return zero_shot.evaluate(env, network, params, key, level_set.levels, n)
+        return zero_shot.evaluate(
+            env, network, params, key, level_set.levels, n, greedy=greedy
+        )
 
     n_seeds = jax.tree.leaves(params)[0].shape[0]
     run = jax.jit(lambda params, keys: jax.lax.map(one, (params, keys)))
@@ -186,6 +195,7 @@ def evaluate_run(
                 jax.random.fold_in(key, i),
                 level_set,
                 episodes,
+                greedy=experiment.greedy,
             )
         labels[name] = level_set.labels
     table = runner.episode_table(results, labels, config.run.seed)
@@ -194,13 +204,14 @@ def evaluate_run(
     print_table(summary_table(table), store.path.name, f"checkpoint of update {update}")
     print(path)
     if robustness:
-        _robustness(config, store, env, network, params, robustness, episodes, seed)
+        _robustness(config, store, experiment, params, robustness, episodes, seed)
     return table
 
 
 def _robustness(
-    config, store, env, network, params, n_levels: int, episodes: int, seed: int
+    config, store, experiment, params, n_levels: int, episodes: int, seed: int
 ) -> None:
+    env, network = experiment.env, experiment.network
     console = Console(stderr=True)
     with console.status("robustness: making levels") as status:
         level_set = LevelSet.generate(
@@ -221,7 +232,15 @@ def _robustness(
             f"{purpose}"
         ):
             results.append(
-                evaluate_seeds(env, network, params, key, level_set, episodes)
+                evaluate_seeds(
+                    env,
+                    network,
+                    params,
+                    key,
+                    level_set,
+                    episodes,
+                    greedy=experiment.greedy,
+                )
             )
     rank, report = results
     by_alpha = statistics.robustness(

@@ -79,6 +79,8 @@ class Agent(abc.ABC):
     needs: tuple[str, ...] = ()
     #: Batches that one `update` takes, each for one gradient step of the critics.
     batches_per_update: int = 1
+    #: Whether it can go on learning from steps that it played.
+    plays: bool = True
     #: Names of the scalars that `update` returns.
     metrics: tuple[str, ...] = ()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import jax
@@ -61,7 +61,8 @@ class OfflineConfig:
       nets: sizes of its networks.
       data: the dataset: a folder, a Minari id, or a flat .npz file.
       steps_per_update: gradient steps in one update of the run.
-      normalize_obs: observations get mean 0 and deviation 1, by the dataset.
+      normalize_obs: observations get mean 0 and deviation 1, by the dataset; with
+        cocoa they always do.
       reward_scaling: "none", or "range": rewards are divided such that the returns of
         the dataset's episodes span 1,000 (as published with IQL).
       best_share: learn only from this share of the episodes, those of highest return.
@@ -70,6 +71,7 @@ class OfflineConfig:
       transduction, anchor, dynamics: of that; see their classes.
       online: how the agent plays and goes on learning after the dataset.
       eval_episodes: episodes on each level of an evaluation.
+      min_eval_episodes: and at least so many on each level set, however few its levels.
       n_eval_levels: at most so many of the dataset's own levels are evaluated on.
     """
 
@@ -86,6 +88,7 @@ class OfflineConfig:
     dynamics: DynamicsConfig = DynamicsConfig()
     online: OnlineConfig = OnlineConfig()
     eval_episodes: int = 4
+    min_eval_episodes: int = 0
     n_eval_levels: int = 64
 
     def __post_init__(self):
@@ -115,6 +118,8 @@ class OfflineAlgorithm(Algorithm):
 
     make_agent: Callable[[Factory, Any, int], Agent] = None  # pyright: ignore
     agent: AgentConfig = AgentConfig()
+    #: Whether its agents can go on learning from what they play.
+    plays: ClassVar[bool] = True
 
     @property
     def config(self) -> OfflineConfig:
@@ -162,7 +167,7 @@ class OfflineAlgorithm(Algorithm):
     def build(self, run: RunConfig, env_config: Any, config: Any) -> Staged:
         env = env_config.make_env()
         dataset = load(config, env, env_config)
-        data = prepared(config, dataset)
+        data, reward_scale = prepared(config, dataset)
         env, data = self.told(config, env, data)
         sampler, data = self.sampler(config, env, data)
         n_online = config.online.online_updates
@@ -174,7 +179,13 @@ class OfflineAlgorithm(Algorithm):
             )
         n_updates = run.n_updates - taken
         factory = self.factory(config, env)
-        agent = self.agent_of(config, factory, n_updates)
+        # Schedules span the run: playing goes on at a rate that is not yet 0.
+        agent = self.agent_of(config, factory, n_updates + n_online)
+        if n_online and not (self.plays and agent.plays):
+            raise UserError(
+                "This learner cannot play on after the dataset: leave online_updates "
+                "out, or choose one such as iql or cal-ql."
+            )
         for field in agent.needs:
             transitions.require(data, field, type(agent).__name__)
         stages = self.model_stages(config, factory)
@@ -184,7 +195,14 @@ class OfflineAlgorithm(Algorithm):
         )
         if n_online:
             stages[ONLINE] = online_stage(
-                config, agent, encoder, env, env_config, n_online, goes_on=True
+                config,
+                agent,
+                encoder,
+                env,
+                env_config,
+                n_online,
+                goes_on=True,
+                reward_scale=reward_scale,
             )
         sets = evaluation_sets(env_config, dataset, config.n_eval_levels)
         return self.experiment(run, config, env, agent, encoder, stages, sets, data)
@@ -227,6 +245,7 @@ class OfflineAlgorithm(Algorithm):
             encoder=encoder,
             eval_sets=eval_sets,
             eval_episodes=config.eval_episodes,
+            min_eval_episodes=config.min_eval_episodes,
             seed_axis=SEED_AXIS_NAME if vmapped else None,
             data=jax.tree.map(jnp.asarray, data),
         )
@@ -305,6 +324,7 @@ def online_stage(
     n_updates: int,
     *,
     goes_on: bool,
+    reward_scale: float = 1.0,
 ) -> OnlineStage:
     """Playing on new levels of the train split, or on the given ones.
 
@@ -330,6 +350,7 @@ def online_stage(
         config.steps_per_update,
         n_updates,
         goes_on,
+        reward_scale,
     )
 
 
@@ -376,18 +397,18 @@ def load(config: OfflineConfig, env: Env, env_config: Any) -> Dataset:
     return dataset
 
 
-def prepared(config: OfflineConfig, dataset: Dataset) -> OfflineData:
-    """The steps as they are learned from, on the host."""
+def prepared(config: OfflineConfig, dataset: Dataset) -> tuple[OfflineData, float]:
+    """The steps as they are learned from, on the host, and their rewards' factor."""
     data = dataset.data
     if config.best_share < 1.0:
         data = best_episodes(data, config.best_share)
     if config.reward_scaling == "range":
-        data = scaled_rewards(data)
-    return data
+        return scaled_rewards(data)
+    return data, 1.0
 
 
-def scaled_rewards(data: OfflineData) -> OfflineData:
-    """Rewards such that the returns of whole episodes span `_RANGE`.
+def scaled_rewards(data: OfflineData) -> tuple[OfflineData, float]:
+    """Rewards such that the returns of whole episodes span `_RANGE`, and their factor.
 
     Raises:
       UserError: all episodes have the same return.
@@ -406,7 +427,7 @@ def scaled_rewards(data: OfflineData) -> OfflineData:
         reward=rows.reward * scale,
         return_to_go=None if to_go is None else to_go * scale,
     )
-    return data.replace(rows=rows)
+    return data.replace(rows=rows), float(scale)
 
 
 def evaluation_sets(

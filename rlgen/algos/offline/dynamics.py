@@ -322,9 +322,17 @@ class DynamicsStage(Stage):
         return _trainable(state.params)
 
     def best(self, state: DynamicsState) -> DynamicsParams:
-        """Members at their best, [E, ...]: the first `n_elites` are the elites."""
-        order = jnp.argsort(state.best_error)
-        return state.best.replace(**take(_trainable(state.best), order))
+        """Members at their best, [E, ...]: the first `n_elites` are the elites.
+
+        Of one seed, or of seeds stacked in front: [S, E, ...].
+        """
+        order = jnp.argsort(state.best_error, axis=-1)
+
+        def ordered(x):
+            index = order.reshape(*order.shape, *[1] * (x.ndim - order.ndim))
+            return jnp.take_along_axis(x, index, axis=order.ndim - 1)
+
+        return state.best.replace(**jax.tree.map(ordered, _trainable(state.best)))
 
 
 def _trainable(params: DynamicsParams) -> dict[str, PyTree]:

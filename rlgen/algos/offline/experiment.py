@@ -75,6 +75,7 @@ class Staged(Experiment[StagedState]):
       encoder: of the agent.
       eval_sets: level sets by name.
       eval_episodes: episodes on each of their levels.
+      min_eval_episodes: and at least so many on each set.
       seed_axis: name of the axis over seeds, if they run side by side.
       data: the dataset; None without.
       greedy: evaluations take the likeliest actions; else samples, as practice does.
@@ -89,6 +90,7 @@ class Staged(Experiment[StagedState]):
     seed_axis: str | None
     data: OfflineData | None
     greedy: bool = True
+    min_eval_episodes: int = 0
 
     @property
     def env_steps_per_update(self) -> int:
@@ -202,7 +204,7 @@ class Staged(Experiment[StagedState]):
                 params,
                 jax.random.fold_in(key, i),
                 level_set.levels,
-                self.eval_episodes,
+                max(self.eval_episodes, -(-self.min_eval_episodes // len(level_set))),
                 greedy=self.greedy,
             )
             for i, (name, level_set) in enumerate(sorted(self.eval_sets.items()))

@@ -80,6 +80,7 @@ class Imagined(NamedTuple):
 
     rows: Transitions
     reached: jax.Array
+    uncertainty: jax.Array  # [H B], of what was penalised in the rewards
 
 
 class ModelBasedState(struct.PyTreeNode):
@@ -164,8 +165,10 @@ class ModelAgentStage(Stage):
                 ends = pick(said.termination, member) > 0
             elif self.dynamics.config.termination == "analytic":
                 ends = self.env.terminates(obs + drawn[:, :-1])
+            uncertainty = jnp.zeros(n)
             if config.penalty != "values":
-                reward -= agent.numbers["penalty_weight"] * self.uncertainty(said)
+                uncertainty = self.uncertainty(said)
+                reward -= agent.numbers["penalty_weight"] * uncertainty
             next_obs = obs + drawn[:, :-1]
             # A model can leave the world: what is not finite ends there, unrecorded.
             sane = jnp.isfinite(drawn).all(axis=1)
@@ -173,14 +176,11 @@ class ModelAgentStage(Stage):
             step = (obs, action, reward, next_obs, ends, never)
             rows = some_of(dict(zip(_IMAGINED, step, strict=True)))
             next_obs = jnp.where(sane[:, None], next_obs, obs)
-            return (next_obs, alive & sane & ~ends), (rows, alive & sane)
+            return (next_obs, alive & sane & ~ends), (rows, alive & sane, uncertainty)
 
         keys = jax.random.split(key, config.rollout_length)
-        _, (rows, reached) = jax.lax.scan(step, (first, jnp.ones(n, bool)), keys)
-        rows, reached = jax.tree.map(
-            lambda x: x.reshape(-1, *x.shape[2:]), (rows, reached)
-        )
-        return Imagined(rows, reached)
+        _, steps = jax.lax.scan(step, (first, jnp.ones(n, bool)), keys)
+        return Imagined(*jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), steps))
 
     def uncertainty(self, said) -> jax.Array:
         """Of predictions [E, B, D], in the dataset's units. float32[B]."""
@@ -221,10 +221,15 @@ class ModelAgentStage(Stage):
             state.replace(buffer=buffer), stages, data, key_learn
         )
         reached = imagined.reached.sum()
-        total = jnp.where(imagined.reached, imagined.rows.reward, 0.0).sum()
+
+        def mean(x):
+            return jnp.where(imagined.reached, x, 0.0).sum() / jnp.maximum(reached, 1)
+
+        if self.config.penalty != "values":
+            metrics["penalty"] = mean(imagined.uncertainty)
         return state, metrics | {
             "rollout_steps": reached,
-            "model_reward": total / jnp.maximum(reached, 1),
+            "model_reward": mean(imagined.rows.reward),
         }
 
     def learn(self, state: ModelBasedState, stages, data: OfflineData, key: jax.Array):

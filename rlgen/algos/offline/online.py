@@ -86,6 +86,7 @@ class OnlineStage(Stage):
       n_steps: gradient steps of an update.
       n_updates: updates of the run.
       goes_on: from the agent of the stage `AGENT`, and with the dataset.
+      reward_scale: that the dataset's rewards were multiplied with.
     """
 
     agent: Agent
@@ -96,6 +97,7 @@ class OnlineStage(Stage):
     n_steps: int
     n_updates: int
     goes_on: bool
+    reward_scale: float = 1.0
 
     @property
     def metrics(self):
@@ -160,7 +162,9 @@ class OnlineStage(Stage):
         uniform = jax.vmap(lambda k: sample_action(k, self.env.action_space))(
             jax.random.split(key_uniform, len(obs))
         )
-        return jnp.where(random, uniform, action)
+        # What is recorded is what was done: samples may lie outside the box.
+        space: Any = self.env.action_space
+        return jnp.clip(jnp.where(random, uniform, action), space.low, space.high)
 
     def play(self, state: OnlineState, agent, encoding, key: jax.Array):
         """Plays for an update: steps [T, B], whether each counts, and where it stopped.
@@ -227,7 +231,9 @@ class OnlineStage(Stage):
             state, agent, encoding, key_play
         )
         ended = (played["terminated"] | played["truncated"]) & keeps
-        totals, returns = _returns(state.totals, played["reward"], ended, keeps)
+        done = played["terminated"] | played["truncated"]
+        totals, returns = _returns(state.totals, played["reward"], done, keeps)
+        played["reward"] *= self.reward_scale
         if self.whole_episodes:
             discount = agent.numbers["discount"]
             played["return_to_go"] = _to_go(played["reward"], keeps, ended, discount)
@@ -295,15 +301,18 @@ def _broken(info: Mapping[str, jax.Array]) -> jax.Array:
     return jnp.asarray(info.get("non_finite", False))
 
 
-def _returns(totals, reward, ended, keeps) -> tuple[jax.Array, jax.Array]:
-    """Rewards of episodes so far: after the update [B], and at each step [T, B]."""
+def _returns(totals, reward, done, keeps) -> tuple[jax.Array, jax.Array]:
+    """Rewards of episodes so far: after the update [B], and at each step [T, B].
+
+    An episode that broke ends too: its rewards are not the next one's.
+    """
 
     def step(total, inputs):
-        reward, ended, keeps = inputs
+        reward, done, keeps = inputs
         total = total + jnp.where(keeps, reward, 0.0)
-        return jnp.where(ended, 0.0, total), total
+        return jnp.where(done, 0.0, total), total
 
-    return jax.lax.scan(step, totals, (reward, ended, keeps))
+    return jax.lax.scan(step, totals, (reward, done, keeps))
 
 
 def _to_go(reward, keeps, ended, discount) -> jax.Array:

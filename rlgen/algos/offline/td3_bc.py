@@ -75,6 +75,7 @@ class TD3BC(Agent):
         # A number that is traced can be raised later; one that is 0 is not computed.
         self.penalises_target = config.critic_bc > 0
         self.needs = ("next_action",) if self.penalises_target else ()
+        self.plays = not self.penalises_target  # what is played next is not recorded
         self._actor = factory.actor(factory.action_size)
         self._critic = factory.critics(2)
 

@@ -37,6 +37,8 @@ class ModelBasedSettings(OfflineConfig):
 class ModelBasedAlgorithm(OfflineAlgorithm):
     """An offline learner that learns in a model of the dynamics."""
 
+    plays = False
+
     @property
     def config(self) -> ModelBasedSettings:
         return ModelBasedSettings(agent=self.agent)
@@ -98,6 +100,7 @@ class OutcomeAlgorithm(OfflineAlgorithm):
 
     rate: bool = True
     windows: bool = False
+    plays = False
 
     @property
     def config(self) -> OutcomeConfig:
@@ -108,6 +111,11 @@ class OutcomeAlgorithm(OfflineAlgorithm):
             raise UserError(
                 "A decision transformer reads windows of steps, not anchors: leave "
                 "cocoa out."
+            )
+        if config.reward_scaling != "none":
+            raise UserError(
+                "An agent that is told a return counts the rewards as they are played: "
+                "choose reward_scaling none."
             )
         transitions.require(data, "return_to_go", "A policy that is told a return")
         target = best_return(data, config.target_quantile)
@@ -143,6 +151,8 @@ class GoalConfig(OfflineConfig):
 @dataclasses.dataclass(frozen=True)
 class GoalAlgorithm(OfflineAlgorithm):
     """Supervised learning of actions given goals that were reached later."""
+
+    plays = False
 
     @property
     def config(self) -> GoalConfig:

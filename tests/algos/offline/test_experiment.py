@@ -208,10 +208,11 @@ def test_conditioned_environments_keep_the_contract():
 
 def test_rewards_are_scaled_by_the_range_of_returns():
     data = from_episodes(pushed()[0], discount=0.9)
-    scaled = scaled_rewards(data)
+    scaled, factor = scaled_rewards(data)
     totals = np.bincount(scaled.rows.episode_id, scaled.rows.reward)
     assert np.ptp(totals) == pytest.approx(1000.0, rel=1e-4)
     ratio = np.asarray(scaled.rows.reward) / np.asarray(data.rows.reward)
+    np.testing.assert_allclose(ratio, factor, rtol=1e-5)
     np.testing.assert_allclose(
         scaled.rows.return_to_go, ratio[0] * data.rows.return_to_go, rtol=1e-4
     )

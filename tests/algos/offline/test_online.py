@@ -86,6 +86,55 @@ def test_returns_go_on_from_update_to_update():
     np.testing.assert_allclose(totals, [5 + 7, 0])
 
 
+def test_an_episode_that_broke_leaves_nothing_to_the_next():
+    reward = np.array([[1.0], [np.nan], [5.0]])
+    done, keeps = np.array([[0], [1], [1]], bool), np.array([[1], [0], [1]], bool)
+    _, returns = online._returns(jnp.zeros(1), reward, done, keeps)
+    np.testing.assert_allclose(returns[:, 0], [1, 1, 5])
+
+
+def test_played_rewards_are_scaled_like_recorded_ones_and_actions_are_in_the_box(
+    push_dataset,
+):
+    experiment = build_on_push(
+        "iql",
+        data=str(push_dataset),
+        n_updates=2,
+        steps_per_update=4,
+        online_updates=1,
+        n_envs=4,
+        n_steps=16,
+        reward_scaling="range",
+    )
+    update = jax.jit(experiment.update)
+    before, _ = update(experiment.init(KEY))
+    after, metrics = update(before)
+    rows = jax.device_get(after.stages[ONLINE].buffer.rows)
+    n = int(after.stages[ONLINE].buffer.n_written)
+    assert n == 64
+    distance = np.abs(rows.next_obs[:n, 0] - rows.next_obs[:n, 1])
+    stage = experiment.stages[ONLINE]
+    assert isinstance(stage, OnlineStage) and stage.reward_scale > 2
+    expected = stage.reward_scale * (1 - distance)
+    np.testing.assert_allclose(rows.reward[:n], expected, rtol=1e-3, atol=1e-3)
+    assert np.abs(metrics["train_return"]) < 12  # as played
+    # Of a Gaussian that is not squashed some samples lie outside.
+    assert np.abs(rows.action[:n]).max() == 1.0
+    # The schedule has not ended: the actor goes on learning.
+    taught = before.stages[AGENT].params["actor"]
+    learned = after.stages[ONLINE].agent.params["actor"]
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), taught, learned)
+    assert max(jax.tree.leaves(moved)) > 1e-5
+
+
+@pytest.mark.parametrize(
+    "name", ["mopo", "rebrac", "rvs", "decision-transformer", "goal-cloning"]
+)
+def test_who_cannot_play_on_says_so(name, push_dataset):
+    with pytest.raises(UserError, match=r"cannot play on|shows no goals"):
+        build_on_push(name, data=str(push_dataset), n_updates=40, online_updates=1)
+
+
 def test_soft_actor_critic_learns_to_push():
     experiment = build_on_push(
         "sac",
