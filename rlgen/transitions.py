@@ -394,3 +394,23 @@ def require(data: OfflineData, field: str, algorithm: str) -> None:
             "are not in the order of episodes): use a dataset of episodes or another "
             "algorithm."
         )
+
+
+def with_endless_returns(data: OfflineData, discount: float) -> OfflineData:
+    """The data with returns to go that do not end at a time limit, on the host.
+
+    What follows an episode that was only cut off is taken to pay the mean reward of the
+    episode for ever. Without that, where rewards are negative, the last steps before
+    the limit would look better than any value that a critic learns.
+
+    Args:
+      data: with `return_to_go` at this discount.
+    """
+    rows, start = data.rows, np.asarray(data.episode_start)
+    length = np.asarray(data.episode_length)
+    last = start + length - 1
+    mean = np.bincount(rows.episode_id, rows.reward) / length
+    tail = np.where(np.asarray(rows.truncated)[last], mean / (1.0 - discount), 0.0)
+    left = last[rows.episode_id] + 1 - np.arange(len(rows))
+    endless: Any = rows.return_to_go + discount**left * tail[rows.episode_id]
+    return data.replace(rows=rows.replace(return_to_go=endless.astype(np.float32)))

@@ -318,3 +318,20 @@ def test_steps_that_do_not_fit_get_one_sentence(changes, sentence):
     with pytest.raises(UserError) as error:
         from_steps({k: v for k, v in given.items() if v is not None}, name="the file")
     assert sentence in str(error.value)
+
+
+def test_what_time_cut_off_goes_on_for_ever():
+    """A reward that never changes is worth reward / (1 - discount) at every step."""
+    episodes = [
+        dataclasses.replace(episode(n, end=end), rewards=np.full(n, reward, np.float32))
+        for n, end, reward in (
+            (5, "truncated", -2.0),
+            (3, "terminated", -2.0),
+            (1, "truncated", 0.5),
+        )
+    ]
+    data = transitions.with_endless_returns(from_episodes(episodes, discount=0.9), 0.9)
+    returns = np.asarray(data.rows.return_to_go)
+    np.testing.assert_allclose(returns[:5], -20.0, rtol=1e-5)
+    np.testing.assert_allclose(returns[5:8], [-5.42, -3.8, -2.0], rtol=1e-5)
+    np.testing.assert_allclose(returns[8:], 5.0, rtol=1e-5)

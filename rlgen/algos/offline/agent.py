@@ -79,6 +79,9 @@ class Agent(abc.ABC):
     needs: tuple[str, ...] = ()
     #: Batches that one `update` takes, each for one gradient step of the critics.
     batches_per_update: int = 1
+    #: Whether returns that it reads are those of tasks without an end, where only a
+    #: time limit ended an episode.
+    endless_returns: bool = False
     #: Whether it can go on learning from steps that it played.
     plays: bool = True
     #: Names of the scalars that `update` returns.

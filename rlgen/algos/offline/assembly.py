@@ -188,6 +188,8 @@ class OfflineAlgorithm(Algorithm):
             )
         for field in agent.needs:
             transitions.require(data, field, type(agent).__name__)
+        if agent.endless_returns:
+            data = transitions.with_endless_returns(data, config.agent.discount)
         stages = self.model_stages(config, factory)
         encoder = self.encoder(config, factory, stages)
         stages[AGENT] = self.agent_stage(

@@ -236,7 +236,9 @@ class OnlineStage(Stage):
         played["reward"] *= self.reward_scale
         if self.whole_episodes:
             discount = agent.numbers["discount"]
-            played["return_to_go"] = _to_go(played["reward"], keeps, ended, discount)
+            played["return_to_go"] = _to_go(
+                played["reward"], keeps, done, played["truncated"], discount
+            )
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), some_of(played))
         buffer = state.buffer.insert(rows, keeps.reshape(-1))
         agent, metrics = self._learn(agent, buffer, encoding, data, key_learn)
@@ -315,14 +317,19 @@ def _returns(totals, reward, done, keeps) -> tuple[jax.Array, jax.Array]:
     return jax.lax.scan(step, totals, (reward, done, keeps))
 
 
-def _to_go(reward, keeps, ended, discount) -> jax.Array:
-    """Discounted returns to go of whole episodes [T, B]."""
+def _to_go(reward, keeps, done, truncated, discount) -> jax.Array:
+    """Discounted returns to go of whole episodes [T, B].
+
+    As `transitions.with_endless_returns` has them.
+    """
+    reward = jnp.where(keeps, reward, 0.0)
+    endless = reward.sum(axis=0) / jnp.maximum(keeps.sum(axis=0), 1) / (1.0 - discount)
 
     def step(following, inputs):
-        reward, keeps, ended = inputs
-        total = reward + discount * jnp.where(ended, 0.0, following)
-        total = jnp.where(keeps, total, 0.0)
+        reward, keeps, done, truncated = inputs
+        following = jnp.where(done, jnp.where(truncated, endless, 0.0), following)
+        total = jnp.where(keeps, reward + discount * following, 0.0)
         return total, total
 
-    first = jnp.zeros(reward.shape[1])
-    return jax.lax.scan(step, first, (reward, keeps, ended), reverse=True)[1]
+    inputs = (reward, keeps, done, truncated)
+    return jax.lax.scan(step, jnp.zeros(reward.shape[1]), inputs, reverse=True)[1]

@@ -111,8 +111,8 @@ def with_outcomes(
         to_go = to_go / np.maximum(max_steps - time, 1)
         after = after / np.maximum(max_steps - time - 1, 1)
     action = np.asarray(rows.action)
-    is_first = (time == 0)[:, None]
-    previous = np.where(is_first, 0.0, np.roll(action, 1, axis=0))
+    previous = np.roll(action, 1, axis=0)
+    previous[start] = 0.0
 
     def told(obs, outcome, action):
         parts = [obs, outcome[:, None]] + [action] * tells_action

@@ -128,6 +128,8 @@ class SAC(Agent):
     def __init__(self, factory, config: SACConfig):
         super().__init__(factory, config)
         self.needs = ("return_to_go",) if config.calibrated else ()
+        # What critics estimate goes on beyond time limits, and so must its bound.
+        self.endless_returns = config.calibrated
         self.is_conservative = config.cql_weight > 0
         self.has_multiplier = config.cql_gap >= 0
         self.learns_temperature = config.temperature_lr > 0

@@ -154,4 +154,6 @@ class Windows(Sampler):
     def __call__(self, data, key, shape):
         row = jax.random.randint(key, shape, 0, len(data.rows))[..., None]
         first = data.episode_start[data.rows.episode_id[row]]
-        return take(data.rows, jnp.maximum(row + jnp.arange(1 - self.length, 1), first))
+        rows = jnp.maximum(row + jnp.arange(1 - self.length, 1), first)
+        # Counted from the first step that is there: of a piece of an episode, not 0.
+        return take(data.rows, rows).replace(time=rows - first)

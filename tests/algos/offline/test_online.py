@@ -56,9 +56,13 @@ def test_whole_episodes_are_one_each_with_their_returns():
     for b in range(4):
         n = int(np.argmax(ended[:, b])) + 1
         np.testing.assert_array_equal(keeps[:, b], np.arange(12) < n)
-    to_go = np.asarray(online._to_go(rows["reward"], keeps, ended & keeps, 0.9))
+    cut = rows["truncated"]
+    to_go = np.asarray(online._to_go(rows["reward"], keeps, ended, cut, 0.9))
     for b in range(4):
-        total = 0.0
+        n = int(keeps[:, b].sum())
+        # What only time has ended goes on for ever as it was on average.
+        mean = rows["reward"][:n, b].mean()
+        total = mean / (1 - 0.9) if cut[n - 1, b] else 0.0
         for t in reversed(range(int(keeps[:, b].sum()))):
             total = rows["reward"][t, b] + 0.9 * total
             assert to_go[t, b] == pytest.approx(total, rel=1e-4)

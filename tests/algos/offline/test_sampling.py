@@ -131,6 +131,23 @@ def test_windows_end_anywhere_and_never_reach_into_another_episode():
         np.testing.assert_array_equal(window_time, expected)
 
 
+def test_pieces_of_episodes_begin_where_they_begin():
+    """Whatever the clock says: what is before a piece is not there."""
+    data = from_episodes(episodes_of(3, 6))
+    late = data.replace(rows=data.rows.replace(time=data.rows.time + 40))
+    own, other = (
+        Windows(4)(jax.tree.map(jnp.asarray, d), KEY, (50,)) for d in (data, late)
+    )
+    np.testing.assert_array_equal(own.time, other.time)
+    told = [
+        with_outcomes(d, 60, rate=False, tells_action=True).rows.obs
+        for d in (data, late)
+    ]
+    np.testing.assert_array_equal(*told)
+    n_actions = np.asarray(data.rows.action).shape[1]
+    assert (np.asarray(told[1])[data.episode_start, -n_actions:] == 0).all()
+
+
 @pytest.mark.parametrize("rate", [True, False])
 def test_outcomes_are_what_the_rest_of_the_episode_gave(rate):
     episodes = episodes_of(2, 5)
