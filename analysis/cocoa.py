@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlgen import datasets, reports, training
-from rlgen.errors import UserError
+from rlgen import reports, training
+from rlgen.errors import UserError, exit_code
 from rlgen.evaluation import pictures, statistics
 
 OUT = Path("analysis/cocoa")
@@ -47,9 +47,8 @@ def read(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     scores, distances, data = [], [], None
     for config, store in training.finished_runs(folder):
         data = data or config.algo.data
-        dataset = datasets.load(config.algo.data, config.levels_config.make_space())
-        facts, last = store.read_run(), reports.last_evaluation(store)
-        last = last.assign(score=dataset.normalized(last["return"]))
+        facts = store.read_run()
+        last = reports.with_scores(reports.last_evaluation(store), config)
         about = {"host": config.algorithm, "algorithm": variant(config)}
         if config.algo.data != data:
             raise UserError(f"Runs in {folder} are of several datasets: keep one.")
@@ -75,7 +74,7 @@ def read(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(scores), pd.DataFrame(distances)
 
 
-def main() -> int:
+def main() -> None:
     """Writes tables and figures; prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder")
@@ -101,7 +100,7 @@ def main() -> int:
     title = "Compositional conservatism and its ablations"
     print(pictures.interval_panels(panels, OUT / "scores.png", title, note))
     if distances.empty:
-        return 0
+        return
     wide = distances.pivot_table(
         index=["host", "algorithm", "level_set"], columns="part", values="distance"
     )[list(PARTS)]
@@ -118,7 +117,6 @@ def main() -> int:
     note = "squared, over dimensions: 1 is like the data; as met on extrapolated levels"
     title = "Mahalanobis distance to the dataset"
     print(pictures.interval_panels(panels, OUT / "distances.png", title, note))
-    return 0
 
 
 def _of(distances: pd.DataFrame, host: str, part: str, name: str) -> pd.DataFrame:
@@ -130,8 +128,4 @@ def _of(distances: pd.DataFrame, host: str, part: str, name: str) -> pd.DataFram
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code(main))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +21,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from rlgen import datasets, reports, training
-from rlgen.config import read_yaml
-from rlgen.errors import UserError
+from rlgen import reports, sweep, training
+from rlgen.config import flatten, read_yaml
+from rlgen.errors import UserError, exit_code
 from rlgen.evaluation import pictures, selection, statistics
 from rlgen.store import RunStore
 
@@ -46,24 +45,19 @@ SETS = ("train", "heldout", "extrapolated")
 _SEEDS = 5
 
 
-def rlgen(*args: str) -> None:
-    """Runs a command of the lab and shows it."""
-    print("$ rlgen", *args, flush=True)
-    subprocess.run([sys.executable, "-m", "rlgen.cli", *args], check=True)
-
-
 def make() -> None:
     """Trains the behaviour and collects a dataset for each number of levels."""
     if not (BEHAVIOUR / "DONE").exists():
         keep = ("--eval-every", "2", "--keep-policies", "True")
         size = ("--preset", "quick", "--n-updates", "40")
-        rlgen("train", "sac", *ENV, *size, *keep, "--run-dir", str(BEHAVIOUR))
+        place = ("--run-dir", str(BEHAVIOUR))
+        sweep.require(["train", "sac", *ENV, *size, *keep, *place])
     for n in N_LEVELS:
         name = f"gap/mixed-{n}-v0"
         if not Path("datasets", name).exists():
             size = ("--n-levels", str(n), "--transitions", str(N_STEPS))
             kind = ("--quality", "mixed", "--name", name)
-            rlgen("collect", str(BEHAVIOUR), *kind, *size)
+            sweep.require(["collect", str(BEHAVIOUR), *kind, *size])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +82,7 @@ class Run:
     def episodes(self) -> pd.DataFrame:
         """All of its evaluations, with scores: 0 as random actions, 1 as the expert."""
         tables = map(pd.read_parquet, sorted(self.store.eval_dir.glob("update_*")))
-        table = pd.concat(tables, ignore_index=True)
-        dataset = datasets.load(self.config.algo.data, self.space)
-        return table.assign(score=dataset.normalized(table["return"]))
-
-    @property
-    def space(self) -> Any:
-        return self.config.levels_config.make_space()
+        return reports.with_scores(pd.concat(tables, ignore_index=True), self.config)
 
 
 def runs(folder: str | Path) -> Iterator[Run]:
@@ -140,7 +128,7 @@ def choose(folder: str, budget: int = BUDGET) -> None:
         table = run.episodes()
         last = table[table["update"] == table["update"].max()]
         part = last[last["level_set"] == "heldout"]
-        value = _setting(run.config, name)
+        value = flatten(run.config.algo)[name]
         once((run.learner, value), seen, run)
         for _, own in part.groupby("seed"):
             arms.setdefault(run.learner, []).append((value, own["score"].to_numpy()))
@@ -192,17 +180,8 @@ def choose(folder: str, budget: int = BUDGET) -> None:
     print(path)
 
 
-def _setting(config: Any, name: str) -> Any:
-    return next(
-        getattr(part, name)
-        for part in (config.algo, *vars(config.algo).values())
-        if hasattr(part, name)
-    )
-
-
 def _write_final(learner: str, name: str, value: Any, budget: int) -> None:
-    sweep = read_yaml(str(SWEEPS / "tune" / f"{learner}.yaml"))
-    parameters = sweep["parameters"]
+    spec = read_yaml(str(SWEEPS / "tune" / f"{learner}.yaml"))
     changes = {
         name: {"value": value},
         "data": {"values": [f"datasets/gap/mixed-{n}-v0" for n in N_LEVELS]},
@@ -214,8 +193,8 @@ def _write_final(learner: str, name: str, value: Any, budget: int) -> None:
         "seeds": {"value": _SEEDS},
         "out": {"value": "runs/offline-gap"},
     }
-    sweep["parameters"] = parameters | changes
-    text = yaml.safe_dump(sweep, sort_keys=False, default_flow_style=None, width=88)
+    spec["parameters"] = spec["parameters"] | changes
+    text = yaml.safe_dump(spec, sort_keys=False, default_flow_style=None, width=88)
     path = SWEEPS / "final" / f"{learner}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
@@ -227,49 +206,38 @@ def _write_final(learner: str, name: str, value: Any, budget: int) -> None:
 
 def figure(folder: str) -> None:
     """Writes the table and the figures; prints the table."""
-    rows, curves, gaps = [], {}, {}
+    rows, means = [], []
     seen: dict[Any, Path] = {}
     for run in runs(folder):
         once((run.learner, run.n_levels), seen, run)
         episodes, config = run.episodes(), run.config
+        about = {"learner": run.learner, "train_levels": run.n_levels}
         last = episodes[episodes["update"] == episodes["update"].max()]
+        facts, n_steps = run.store.read_run(), config.algo.steps_per_update
         # The named set is the task's own physics alone: one level.
-        scores = {name: _scores(last, name) for name in SETS}
-        facts = run.store.read_run()
-        for name, x in scores.items():
+        for name in SETS:
+            x = _scores(last, name)
             mean = statistics.stratified_bootstrap(x, np.mean, resample_tasks=True)
             rows.append(
-                {
-                    "learner": run.learner,
-                    "train_levels": run.n_levels,
+                about
+                | {
                     "level_set": name,
                     "score": mean.point,
                     "low": mean.low,
                     "high": mean.high,
                     "seeds": x.shape[0],
                     "levels": x.shape[1],
-                    "gradient_steps": config.run.n_updates
-                    * config.algo.steps_per_update,
+                    "gradient_steps": config.run.n_updates * n_steps,
                     "wall_s_all_seeds": facts.get("wall_s"),
                     "commit": str(facts.get("commit", ""))[:7],
                 }
             )
-            panel = gaps.setdefault(name, {}).setdefault(run.learner, {})
-            panel[run.n_levels] = x.mean(axis=1)
-        panel = gaps.setdefault("train - heldout", {}).setdefault(run.learner, {})
-        gap = scores["train"].mean(axis=1) - scores["heldout"].mean(axis=1)
-        panel[run.n_levels] = gap
-        title = f"{run.n_levels:,} level{'s' * (run.n_levels > 1)}"
-        by_update = [
-            _scores(part, "heldout").mean(axis=1)
-            for _, part in episodes.groupby("update")
-        ]
-        curves.setdefault(run.n_levels, (title, {}, {}))
-        updates = np.sort(episodes["update"].unique())
-        curves[run.n_levels][1][run.learner] = np.stack(by_update, axis=1)
+        by_seed = episodes.groupby(["update", "level_set", "seed"])["score"].mean()
         # Models come first: the agent begins to learn later.
-        steps = updates * config.algo.steps_per_update
-        curves[run.n_levels][2][run.learner] = steps
+        part = by_seed.reset_index().assign(
+            **about, steps=lambda t, n=n_steps: t["update"] * n
+        )
+        means.append(part)
     OUT.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows).sort_values(["level_set", "learner", "train_levels"])
     table.to_csv(OUT / "scores.csv", index=False, float_format="%.4g")
@@ -277,38 +245,55 @@ def figure(folder: str) -> None:
         index=["level_set", "learner"], columns="train_levels", values="score"
     )
     print(wide.round(3).to_string())
-    panels = {
-        name: {
-            learner: np.stack([by_n[n] for n in sorted(by_n)], axis=1)
-            for learner, by_n in lines.items()
-        }
-        for name, lines in gaps.items()
-    }
-    x = {
-        name: np.log2(sorted(next(iter(lines.values()))))
-        for name, lines in gaps.items()
-    }
+    _draw(pd.concat(means, ignore_index=True))
+
+
+def _draw(means: pd.DataFrame) -> None:
+    """Figures of mean scores, one row per run, update, level set and seed."""
     note = f"0 is random actions, 1 the expert; mean and range of {_SEEDS} seeds"
+    newest = means.groupby(["learner", "train_levels"])["update"].transform("max")
+    final = means[means["update"] == newest].pivot_table(
+        index=["learner", "seed"], columns=["level_set", "train_levels"], values="score"
+    )
+    by_set = {name: final[name] for name in SETS}
+    by_set["train - heldout"] = final["train"] - final["heldout"]
+    panels = {name: _lines(frame) for name, frame in by_set.items()}
     path = pictures.line_panels(
         panels,
-        x,
+        {
+            name: np.log2(frame.columns.to_numpy(float))
+            for name, frame in by_set.items()
+        },
         OUT / "gap.png",
         "What was learned from a dataset, by the number of its levels",
         x_label=dict.fromkeys(panels, "log2 of the number of levels"),
         note=note,
     )
     print(path)
-    for title, lines, steps in (curves[n] for n in sorted(curves)):
-        path = OUT / f"curves-{title.split()[0].replace(',', '')}.png"
-        pictures.line_panels(
-            {learner: {learner: line} for learner, line in lines.items()},
-            steps,
-            path,
-            f"Held-out score while learning from {title}",
-            x_label=dict.fromkeys(lines, "gradient steps, of models too"),
+    heldout = means[means["level_set"] == "heldout"]
+    for n, part in heldout.groupby("train_levels"):
+        curves = {
+            str(learner): own.pivot_table(
+                index=["learner", "seed"], columns="steps", values="score"
+            )
+            for learner, own in part.groupby("learner")
+        }
+        path = pictures.line_panels(
+            {learner: _lines(frame) for learner, frame in curves.items()},
+            {learner: frame.columns.to_numpy() for learner, frame in curves.items()},
+            OUT / f"curves-{n}.png",
+            f"Held-out score while learning, number of levels: {n:,}",
+            x_label=dict.fromkeys(curves, "gradient steps, of models too"),
             note=note,
         )
         print(path)
+
+
+def _lines(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Scores [S, X] of each learner."""
+    return {
+        str(learner): own.to_numpy() for learner, own in frame.groupby(level="learner")
+    }
 
 
 def _scores(episodes: pd.DataFrame, name: str) -> np.ndarray:
@@ -319,7 +304,7 @@ def _scores(episodes: pd.DataFrame, name: str) -> np.ndarray:
     return reports.level_means(part, "score")
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("make")
@@ -329,18 +314,13 @@ def main() -> int:
     drawing = verbs.add_parser("figure")
     drawing.add_argument("folder")
     options = parser.parse_args()
-    try:
-        if options.verb == "make":
-            make()
-        elif options.verb == "choose":
-            choose(options.folder, options.budget)
-        else:
-            figure(options.folder)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    if options.verb == "make":
+        make()
+    elif options.verb == "choose":
+        choose(options.folder, options.budget)
+    else:
+        figure(options.folder)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -9,15 +9,14 @@ python analysis/stitching.py figure runs/stitching   # table and figure
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from rlgen import reports, training
-from rlgen.errors import UserError
+from rlgen import reports, sweep, training
+from rlgen.errors import UserError, exit_code
 from rlgen.evaluation import pictures, statistics
 
 MAZES = ("umaze", "medium", "large", "levels")
@@ -31,11 +30,9 @@ def make(transitions: int, out: str) -> None:
     for maze in MAZES:
         if (Path(out) / "pointmaze" / f"stitch-{maze}-v0").exists():
             continue
-        command = [sys.executable, "-m", "rlgen.cli", "collect", "pointmaze"]
-        command += ["--recording", f"stitch-{maze}", "--out", out]
-        command += ["--transitions", str(transitions), *SETTINGS.get(maze, ())]
-        print("$", " ".join(["rlgen", *command[3:]]), flush=True)
-        subprocess.run(command, check=True)
+        command = ["collect", "pointmaze", "--recording", f"stitch-{maze}"]
+        command += ["--out", out, "--transitions", str(transitions)]
+        sweep.require([*command, *SETTINGS.get(maze, ())])
 
 
 def read(folder: str | Path) -> pd.DataFrame:
@@ -99,7 +96,7 @@ def figure(folder: str, out: str) -> None:
     print(path)
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     making = verbs.add_parser("make")
@@ -109,16 +106,11 @@ def main() -> int:
     drawing.add_argument("folder")
     drawing.add_argument("--out", default="analysis/stitching")
     options = parser.parse_args()
-    try:
-        if options.verb == "make":
-            make(options.transitions, options.out)
-        else:
-            figure(options.folder, options.out)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    if options.verb == "make":
+        make(options.transitions, options.out)
+    else:
+        figure(options.folder, options.out)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

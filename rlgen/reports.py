@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from rlgen import runner
+from rlgen import datasets, runner
+from rlgen.datasets import Dataset
 from rlgen.evaluation import pictures, statistics, zero_shot
 from rlgen.experiment import EvalResult, Experiment
-from rlgen.levels import LevelSet
+from rlgen.levels import LevelSet, LevelSpace
 from rlgen.store import RunStore
 
 PyTree = Any
@@ -51,6 +53,25 @@ def level_means(episodes: pd.DataFrame, column: str) -> np.ndarray:
         index="seed", columns="level", values=column, aggfunc="mean", sort=False
     )
     return means.to_numpy(float)
+
+
+@functools.cache
+def _dataset(path: str, space: LevelSpace) -> Dataset:
+    # Read once: the runs of a comparison share few datasets.
+    return datasets.load(path, space)
+
+
+def with_scores(episodes: pd.DataFrame, config: Any) -> pd.DataFrame:
+    """Episodes of an offline run with their `score`.
+
+    It is 0 for the return of uniform actions and 1 for that of the expert, as the run's
+    dataset has them.
+
+    Args:
+      config: the run's settings.
+    """
+    dataset = _dataset(config.algo.data, config.levels_config.make_space())
+    return episodes.assign(score=dataset.normalized(episodes["return"]))
 
 
 def summary_table(episodes: pd.DataFrame) -> pd.DataFrame:

@@ -54,6 +54,23 @@ def command(cell: dict[str, Any], flags: Sequence[str] = ()) -> list[str]:
     return ["train", *settings, *flags]
 
 
+def call(args: Sequence[str]) -> int:
+    """Runs one command of `rlgen` in a process of its own; its exit code."""
+    return subprocess.run([sys.executable, "-m", "rlgen.cli", *args]).returncode
+
+
+def require(args: Sequence[str]) -> None:
+    """Shows and runs one command that what follows needs.
+
+    Raises:
+      UserError: it failed.
+    """
+    shown = f"rlgen {' '.join(args)}"
+    print("$", shown, flush=True)
+    if call(args):
+        raise UserError(f"`{shown}` failed: mend what it says above and start again.")
+
+
 def run(path: str | Path, flags: Sequence[str] = (), *, dry_run: bool = False) -> int:
     """Runs all cells, one after another; a failed one does not stop the others.
 
@@ -70,7 +87,7 @@ def run(path: str | Path, flags: Sequence[str] = (), *, dry_run: bool = False) -
         print(f"[{i + 1}/{len(commands)}] rlgen {' '.join(args)}", flush=True)
         if dry_run:
             continue
-        code = subprocess.run([sys.executable, "-m", "rlgen.cli", *args]).returncode
+        code = call(args)
         if code < 0 or code > 128:  # a signal: whoever sent it means all of us
             return code if code > 0 else 128 - code
         if code:

@@ -156,8 +156,29 @@ def train(
     return network, params, trajectory
 
 
+class OnALine(Env):
+    """A point on a line that pushes move, with a target: what it has of an `Env`."""
+
+    max_steps: int
+
+    @property
+    def observation_space(self):
+        return gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    @property
+    def action_space(self):
+        return gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    @property
+    def max_episode_steps(self):
+        return self.max_steps
+
+    def render(self, level, state):
+        return jnp.zeros((1, 1, 3), jnp.uint8)
+
+
 @dataclasses.dataclass(frozen=True)
-class Push(Env):
+class Push(OnALine):
     """A point on a line that is pushed about; its level says where it should stay.
 
     Observation: float32[2], position and target. Action: float32[1], the push, clipped
@@ -205,21 +226,6 @@ class Push(Env):
 
     def terminates(self, obs):
         return jnp.abs(obs[..., 0]) > 1.0
-
-    @property
-    def observation_space(self):
-        return gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-
-    @property
-    def action_space(self):
-        return gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
-
-    @property
-    def max_episode_steps(self):
-        return self.max_steps
-
-    def render(self, level, state):
-        return jnp.zeros((1, 1, 3), jnp.uint8)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,10 @@ import pytest
 import yaml
 
 from rlgen import sweep
+from rlgen.algos.offline.agent import AgentConfig
+from rlgen.algos.offline.assembly import OfflineConfig
+from rlgen.algos.offline.iql import IQLConfig
+from rlgen.algos.offline.td3_bc import TD3BCConfig
 from rlgen.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -53,8 +57,8 @@ class FakeRun:
         return pd.DataFrame(rows)
 
 
-def settings(split="validation", **agent):
-    algo = SimpleNamespace(agent=SimpleNamespace(**agent), steps_per_update=10)
+def settings(split="validation", agent=None):
+    algo = OfflineConfig(agent=agent or AgentConfig(), steps_per_update=10)
     return SimpleNamespace(
         algo=algo,
         levels_config=SimpleNamespace(eval_split=split),
@@ -86,7 +90,7 @@ def test_the_setting_that_is_best_on_validation_levels_is_chosen(
         for value, score in good.items():
             yield FakeRun(
                 "iql",
-                settings(inverse_temperature=value),
+                settings(agent=IQLConfig(inverse_temperature=value)),
                 lambda name, seed, update, score=score: (
                     score if name == "heldout" and update else 1 - score
                 ),
@@ -109,7 +113,7 @@ def test_the_setting_that_is_best_on_validation_levels_is_chosen(
 
 
 def test_test_levels_choose_nothing(script, monkeypatch):
-    run = FakeRun("bc", settings("test", actor_lr=1.0), lambda *_: 0.0)
+    run = FakeRun("bc", settings("test"), lambda *_: 0.0)
     monkeypatch.setattr(script, "runs", lambda folder: [run])
     with pytest.raises(UserError, match="not evaluated on validation"):
         script.choose("anywhere")
@@ -169,6 +173,6 @@ def test_what_was_chosen_runs_on_test_levels_alone(script):
 
 
 def test_settings_are_found_wherever_they_are(script):
-    config = settings(q_weight=2.5)
-    assert script._setting(config, "q_weight") == 2.5
-    assert script._setting(config, "steps_per_update") == 10
+    flat = script.flatten(settings(agent=TD3BCConfig(q_weight=2.5)).algo)
+    assert flat["q_weight"] == 2.5
+    assert flat["steps_per_update"] == 10

@@ -230,8 +230,8 @@ class OnlineStage(Stage):
         played, keeps, success, (ongoing, levels) = self.play(
             state, agent, encoding, key_play
         )
-        ended = (played["terminated"] | played["truncated"]) & keeps
         done = played["terminated"] | played["truncated"]
+        ended = done & keeps
         totals, returns = _returns(state.totals, played["reward"], done, keeps)
         played["reward"] *= self.reward_scale
         if self.whole_episodes:

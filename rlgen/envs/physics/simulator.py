@@ -62,14 +62,18 @@ def _tip(obs: jax.Array) -> jax.Array:
     return 0.6 * (cos1 + cos1 * cos2 - sin1 * sin2)
 
 
+def _always(obs: jax.Array) -> jax.Array:
+    return jnp.ones(obs.shape[:-1], bool)
+
+
 # Whether an episode goes on, from observations [..., n], as the tasks of brax have it.
 # What is not here observes too little of it.
 _GOES_ON: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "inverted_pendulum": lambda obs: jnp.abs(obs[..., 1]) <= 0.2,
     "inverted_double_pendulum": lambda obs: _tip(obs) > 1.0,
-    "reacher": lambda obs: jnp.ones(obs.shape[:-1], bool),
-    "pusher": lambda obs: jnp.ones(obs.shape[:-1], bool),
-    "halfcheetah": lambda obs: jnp.ones(obs.shape[:-1], bool),
+    "reacher": _always,
+    "pusher": _always,
+    "halfcheetah": _always,
     "hopper": lambda obs: (
         _within(obs[..., 0], 0.7, jnp.inf)
         & _within(obs[..., 1], -0.2, 0.2)

@@ -5,12 +5,12 @@ import functools
 import os
 import signal
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from offline_data import episodes_of
+from probes import OnALine, PushConfig
 
 from rlgen import config as configs
 from rlgen import datasets, runner, training
@@ -37,7 +37,7 @@ from rlgen.algos.offline.practice import (
 )
 from rlgen.algos.offline.reset_free import only
 from rlgen.algos.offline.stages import AGENT
-from rlgen.env import Env, Step, take
+from rlgen.env import Step, take
 from rlgen.errors import UserError
 from rlgen.store import RunStore
 from rlgen.transitions import Episode, from_episodes, some_of
@@ -305,7 +305,7 @@ def test_nothing_is_worth_less_than_failing_for_ever():
 
 
 @dataclasses.dataclass(frozen=True)
-class Shuttle(Env):
+class Shuttle(OnALine):
     """A point on a line, to be moved to a target; its level may lie about success.
 
     Observation: float32[2], place and target. Action: float32[1], a push.
@@ -337,21 +337,6 @@ class Shuttle(Env):
             truncated=(state["time"] >= self.max_steps) & ~success,
             info={"success": success},
         )
-
-    @property
-    def observation_space(self):
-        return gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-
-    @property
-    def action_space(self):
-        return gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
-
-    @property
-    def max_episode_steps(self):
-        return self.max_steps
-
-    def render(self, level, state):
-        return jnp.zeros((1, 1, 3), jnp.uint8)
 
 
 def both_ways(lies=False):
@@ -737,7 +722,6 @@ def test_data_and_environments_that_do_not_fit_are_said(table, push_dataset):
     with pytest.raises(UserError, match="Push has no task that can be undone"):
         config = config_of(table)
         algorithm = config.build.__self__
-        from probes import PushConfig
 
         pushed = dataclasses.replace(algorithm, levels_config=PushConfig())
         pushed.build()
