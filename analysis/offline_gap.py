@@ -205,9 +205,10 @@ def _write_final(learner: str, name: str, value: Any, budget: int) -> None:
 
 
 def figure(folder: str) -> None:
-    """Writes the table and the figures; prints the table."""
+    """Writes the tables and the figures; prints the tables."""
     rows, means = [], []
     seen: dict[Any, Path] = {}
+    scores: dict[tuple[str, int, str], np.ndarray] = {}
     for run in runs(folder):
         once((run.learner, run.n_levels), seen, run)
         episodes, config = run.episodes(), run.config
@@ -216,7 +217,7 @@ def figure(folder: str) -> None:
         facts, n_steps = run.store.read_run(), config.algo.steps_per_update
         # The named set is the task's own physics alone: one level.
         for name in SETS:
-            x = _scores(last, name)
+            x = scores[run.learner, run.n_levels, name] = _scores(last, name)
             mean = statistics.stratified_bootstrap(x, np.mean, resample_tasks=True)
             rows.append(
                 about
@@ -245,7 +246,36 @@ def figure(folder: str) -> None:
         index=["level_set", "learner"], columns="train_levels", values="score"
     )
     print(wide.round(3).to_string())
+    claims = differences(scores)
+    claims.to_csv(OUT / "claims.csv", index=False, float_format="%.4g")
+    print(claims.round(3).to_string(index=False))
     _draw(pd.concat(means, ignore_index=True))
+
+
+def differences(scores: dict[tuple[str, int, str], np.ndarray]) -> pd.DataFrame:
+    """What the claims are about: is a learner better with all levels than with one, and
+    is it better than cloning? On the same test levels, which are redrawn.
+
+    Args:
+      scores: [S, L] by learner, number of levels and level set.
+    """
+    rows = []
+    few, many = N_LEVELS[0], N_LEVELS[-1]
+    for (learner, n, level_set), x in scores.items():
+        others = {
+            f"{few} level": scores.get((learner, few, level_set))
+            if n == many
+            else None,
+            "bc": scores.get(("bc", n, level_set)) if learner != "bc" else None,
+        }
+        for against, y in others.items():
+            if level_set == "train" or y is None:
+                continue
+            gap = statistics.paired_bootstrap_difference(x, y, np.mean)
+            about = {"learner": learner, "train_levels": n, "level_set": level_set}
+            rows.append(about | {"minus": against, **gap._asdict()})
+    order = ["minus", "level_set", "learner", "train_levels"]
+    return pd.DataFrame(rows).sort_values(order)[[*order, "point", "low", "high"]]
 
 
 def _draw(means: pd.DataFrame) -> None:
