@@ -81,7 +81,10 @@ def read(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
                 continue
             at = episodes[episodes["update"] == update]
             for level_set in SETS:
-                rates = reports.solve_rates(at[at["level_set"] == level_set])
+                part = at[at["level_set"] == level_set]
+                if part.empty:  # cloning is evaluated on the target alone
+                    continue
+                rates = reports.solve_rates(part)
                 # The target is one task: there is nothing but seeds to draw again.
                 options = {"resample_tasks": rates.shape[1] > 1, "whole_runs": True}
                 mean = statistics.stratified_bootstrap(rates, np.mean, **options)
