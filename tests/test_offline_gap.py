@@ -142,6 +142,11 @@ def test_the_table_and_the_figures(script, tmp_path, monkeypatch):
     }
     assert (table["low"] < table["score"]).all()
     assert (table["gradient_steps"] == 40).all()
+    # Scores are alike in the data of one level and of many, of one learner and another.
+    claims = pd.read_csv(out / "claims.csv")
+    assert set(claims["minus"]) == {"1 level", "bc"}
+    assert len(claims) == 2 * (2 + 2) and claims["point"].abs().max() < 1e-9
+    assert (claims["low"] < 0).all() and (claims["high"] > 0).all()
     for name in ("gap.png", "curves-1.png", "curves-1024.png"):
         assert (out / name).stat().st_size > 10_000
 

@@ -1,12 +1,15 @@
 """Reset-free practice on a table: its stages, settings and ends."""
 
 import dataclasses
+import importlib.util
 import os
 import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from probes import PushConfig
 from reset_free_data import (
@@ -220,3 +223,32 @@ def test_other_tasks_than_the_target_are_left_where_they_are(table):
     for i in (0, 1):
         mine = take(levels, i)
         same_bits(mine, jax.tree.map(jnp.asarray, level_set[4 + i]))
+
+
+def test_the_analysis_says_what_a_run_ended_with(whole, tmp_path, monkeypatch, capsys):
+    (_, store), _ = whole
+    path = Path(__file__).parents[3] / "analysis" / "reset_free.py"
+    spec = importlib.util.spec_from_file_location("reset_free_script", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "OUT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["reset_free.py", str(store.path.parent)])
+    store.finish()
+    script.main()
+    success = pd.read_csv(tmp_path / "success.csv")
+    # It was evaluated at its end alone.
+    assert set(success["practice"]) == {"after"} and set(success["seeds"]) == {2}
+    last = pd.read_parquet(sorted(store.eval_dir.glob("update_*"))[-1])
+    for name, part in last.groupby("level_set"):
+        (row,) = success[success["level_set"] == name].to_dict("records")
+        assert row["algorithm"] == "classifier"
+        assert row["point"] == pytest.approx(part["success"].mean(), abs=1e-3)
+    wrong = pd.read_csv(tmp_path / "classifier.csv")
+    rows = store.read_metrics()
+    rows = rows[rows["kind"] == "train"]
+    expected = rows["online_false_positives"].mean()
+    assert wrong["online_false_positives"][0] == pytest.approx(expected, rel=1e-3)
+    assert wrong["manual_resets"][0] == 1
+    for name in ("success.png", "practice.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+    (store.path / "DONE").unlink()
