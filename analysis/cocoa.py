@@ -47,7 +47,6 @@ def read(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     scores, distances, data = [], [], None
     for config, store in training.finished_runs(folder):
         data = data or config.algo.data
-        facts = store.read_run()
         last = reports.with_scores(reports.last_evaluation(store), config)
         about = {"host": config.algorithm, "algorithm": variant(config)}
         if config.algo.data != data:
@@ -62,8 +61,7 @@ def read(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
                 about
                 | {"level_set": name, **mean._asdict()}
                 | {"seeds": x.shape[0], "levels": x.shape[1]}
-                | {"wall_s_all_seeds": facts.get("wall_s")}
-                | {"commit": str(facts.get("commit", ""))[:7]}
+                | reports.cost_and_commit(store)
             )
             for part in PARTS:
                 column = f"mahalanobis_{part}_{name}"

@@ -81,8 +81,7 @@ class Run:
 
     def episodes(self) -> pd.DataFrame:
         """All of its evaluations, with scores: 0 as random actions, 1 as the expert."""
-        tables = map(pd.read_parquet, sorted(self.store.eval_dir.glob("update_*")))
-        return reports.with_scores(pd.concat(tables, ignore_index=True), self.config)
+        return reports.with_scores(reports.evaluations(self.store), self.config)
 
 
 def runs(folder: str | Path) -> Iterator[Run]:
@@ -90,20 +89,6 @@ def runs(folder: str | Path) -> Iterator[Run]:
     for config, store in training.finished_runs(folder):
         cocoa = "cocoa-" if getattr(config.algo, "cocoa", False) else ""
         yield Run(cocoa + config.algorithm, config, store)
-
-
-def once(key: Any, seen: dict[Any, Path], run: Run) -> None:
-    """Notes a run under a key.
-
-    Raises:
-      UserError: another has it.
-    """
-    if key in seen:
-        raise UserError(
-            f"{seen[key]} and {run.store.path} are of the same learner and data: "
-            "remove the one that is out of date."
-        )
-    seen[key] = run.store.path
 
 
 def varied(path: Path) -> tuple[str, list[Any]]:
@@ -129,7 +114,7 @@ def choose(folder: str, budget: int = BUDGET) -> None:
         last = table[table["update"] == table["update"].max()]
         part = last[last["level_set"] == "heldout"]
         value = flatten(run.config.algo)[name]
-        once((run.learner, value), seen, run)
+        training.once((run.learner, value), seen, run.store.path)
         for _, own in part.groupby("seed"):
             arms.setdefault(run.learner, []).append((value, own["score"].to_numpy()))
     rows, curves = [], {}
@@ -210,11 +195,11 @@ def figure(folder: str) -> None:
     seen: dict[Any, Path] = {}
     scores: dict[tuple[str, int, str], np.ndarray] = {}
     for run in runs(folder):
-        once((run.learner, run.n_levels), seen, run)
+        training.once((run.learner, run.n_levels), seen, run.store.path)
         episodes, config = run.episodes(), run.config
         about = {"learner": run.learner, "train_levels": run.n_levels}
         last = episodes[episodes["update"] == episodes["update"].max()]
-        facts, n_steps = run.store.read_run(), config.algo.steps_per_update
+        cost, n_steps = reports.cost_and_commit(run.store), config.algo.steps_per_update
         # The named set is the task's own physics alone: one level.
         for name in SETS:
             x = scores[run.learner, run.n_levels, name] = _scores(last, name)
@@ -229,9 +214,8 @@ def figure(folder: str) -> None:
                     "seeds": x.shape[0],
                     "levels": x.shape[1],
                     "gradient_steps": config.run.n_updates * n_steps,
-                    "wall_s_all_seeds": facts.get("wall_s"),
-                    "commit": str(facts.get("commit", ""))[:7],
                 }
+                | cost
             )
         by_seed = episodes.groupby(["update", "level_set", "seed"])["score"].mean()
         # Models come first: the agent begins to learn later.

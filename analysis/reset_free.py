@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from rlgen import reports, training
-from rlgen.errors import UserError, exit_code
+from rlgen.errors import exit_code
 from rlgen.evaluation import pictures, statistics
 
 OUT = Path("analysis/reset_free")
@@ -66,14 +66,11 @@ def read(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     seen: dict[str, Path] = {}
     for config, store in training.finished_runs(folder):
         name = variant(config)
-        if name in seen:
-            raise UserError(f"{seen[name]} and {store.path} are alike: keep one.")
-        seen[name] = store.path
+        training.once(name, seen, store.path)
         practice = getattr(config.algo, "practice", None)
         start = config.run.n_updates - (practice.online_updates if practice else 0)
-        files = sorted(store.eval_dir.glob("update_*.parquet"))
-        episodes = pd.concat(map(pd.read_parquet, files), ignore_index=True)
-        facts, metrics = store.read_run(), store.read_metrics()
+        episodes, metrics = reports.evaluations(store), store.read_metrics()
+        env_steps = store.read_run()["env_steps"]
         own = metrics[metrics["kind"] == "train"]
         last = own[own["update"] == own["update"].max()]
         for when, update in (("before", start), ("after", config.run.n_updates)):
@@ -91,9 +88,8 @@ def read(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
                 rows.append(
                     {"algorithm": name, "practice": when, "level_set": level_set}
                     | {**mean._asdict(), "seeds": len(rates), "levels": rates.shape[1]}
-                    | {"env_steps_a_seed": facts["env_steps"] / len(rates)}
-                    | {"wall_s_all_seeds": facts.get("wall_s")}
-                    | {"commit": str(facts.get("commit", ""))[:7]}
+                    | {"env_steps_a_seed": env_steps / len(rates)}
+                    | reports.cost_and_commit(store)
                 )
         part = episodes.groupby(["update", "level_set", "seed"])["success"].mean()
         means.append(
@@ -104,11 +100,8 @@ def read(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         if practice is None:
             continue
         row: dict[str, Any] = {"algorithm": name}
-        for column in (*WRONG, "manual_resets", "played_steps"):
-            if column in ("manual_resets", "played_steps"):
-                row[column] = last[column].mean()
-            elif column in own:
-                row[column] = own[column].mean()
+        row |= {column: own[column].mean() for column in WRONG if column in own}
+        row |= {name: last[name].mean() for name in ("manual_resets", "played_steps")}
         wrong.append(row)
     return pd.DataFrame(rows), pd.DataFrame(wrong), pd.concat(means)
 

@@ -64,9 +64,8 @@ def read(folder: str | Path) -> pd.DataFrame:
                     "high": mean.high,
                     "gradient_steps": config.run.n_updates
                     * config.algo.steps_per_update,
-                    "wall_s_all_seeds": store.read_run().get("wall_s"),
-                    "commit": str(store.read_run().get("commit", ""))[:7],
                 }
+                | reports.cost_and_commit(store)
             )
     return pd.DataFrame(rows)
 

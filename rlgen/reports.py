@@ -38,8 +38,27 @@ def draw(experiment: Experiment, store: RunStore, states: PyTree) -> list[Path]:
 
 def last_evaluation(store: RunStore) -> pd.DataFrame:
     """Per-episode table of the newest evaluation during training."""
-    files = sorted(store.eval_dir.glob("update_*.parquet"))
+    files = _evaluation_files(store)
     return pd.read_parquet(files[-1]) if files else pd.DataFrame()
+
+
+def evaluations(store: RunStore) -> pd.DataFrame:
+    """Per-episode table of all evaluations during training."""
+    tables = map(pd.read_parquet, _evaluation_files(store))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _evaluation_files(store: RunStore) -> list[Path]:
+    return sorted(store.eval_dir.glob("update_*.parquet"))
+
+
+def cost_and_commit(store: RunStore) -> dict[str, Any]:
+    """What stands beside the figures of a run in a table."""
+    facts = store.read_run()
+    return {
+        "wall_s_all_seeds": facts.get("wall_s"),
+        "commit": str(facts.get("commit", ""))[:7],
+    }
 
 
 def solve_rates(episodes: pd.DataFrame) -> np.ndarray:

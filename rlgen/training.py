@@ -175,6 +175,19 @@ def finished_runs(folder: str | Path) -> Iterator[tuple[Any, RunStore]]:
         yield load_run(path.parent)
 
 
+def once(key: Any, seen: dict[Any, Path], path: Path) -> None:
+    """Notes a run under a key that no other run of a comparison may have.
+
+    Raises:
+      UserError: another has it.
+    """
+    if key in seen:
+        raise UserError(
+            f"{seen[key]} and {path} are alike: remove the one that is out of date."
+        )
+    seen[key] = path
+
+
 def load_run(path: str | Path) -> tuple[TrainConfig, RunStore]:
     """Settings and store of a run directory.
 

@@ -103,10 +103,3 @@ def agent_of(**settings):
         | settings
     )
     return Practising(Factory(NetsConfig(**sizes), 2, 1), config)
-
-
-def same_bits(a, b):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
-        np.testing.assert_array_equal(x, y)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import Push, PushConfig
-from test_runner import assert_same_bits
+from tiny import assert_same_bits
 
 from rlgen import (
     collect,

@@ -168,8 +168,10 @@ def test_every_learner_has_as_many_settings_to_choose_from(script):
 
 
 def test_what_was_chosen_runs_on_test_levels_alone(script):
-    for file in (SWEEPS / "offline-gap" / "final").glob("*.yaml"):
-        tune = SWEEPS / "offline-gap" / "tune" / file.name
+    files = sorted((SWEEPS / "offline-gap" / "final").glob("*.yaml"))
+    tuned = sorted((SWEEPS / "offline-gap" / "tune").glob("*.yaml"))
+    assert [file.name for file in files] == [file.name for file in tuned]
+    for file, tune in zip(files, tuned, strict=True):
         name, values = script.varied(tune)
         for cell in sweep.cells(file):
             assert cell[name] in values and cell["eval_split"] == "test"

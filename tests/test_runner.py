@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from tiny import as_data, assert_same_bits
 
 from rlgen import runner, training
 from rlgen.config import RunConfig
@@ -52,17 +53,6 @@ def train(config, path, **program):
     store = RunStore.open(path, config.name, config)
     states = runner.run(config.build(), config.run, store, **program)
     return store, jax.device_get(jax.tree.map(as_data, states))
-
-
-def as_data(x):
-    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(x) if is_key else x
-
-
-def assert_same_bits(a, b):
-    chex.assert_trees_all_equal_structs(a, b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert np.array_equal(x, y, equal_nan=np.issubdtype(x.dtype, np.floating))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 #: Of meta-learning on 3x3 grids with one object.
 TINY_TASKS: dict[str, Any] = {
     "height": 3,
@@ -30,3 +35,16 @@ def without_lpg(settings: dict[str, Any]) -> dict[str, Any]:
     """Less what means something for LPG alone."""
     ours = ("rule_size", "n_predictions")
     return {name: value for name, value in settings.items() if name not in ours}
+
+
+def as_data(x):
+    """A leaf that NumPy understands."""
+    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(x) if is_key else x
+
+
+def assert_same_bits(a, b):
+    """Two trees of arrays are equal, bit for bit."""
+    chex.assert_trees_all_equal_structs(a, b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(as_data(x), as_data(y), strict=True)

@@ -10,6 +10,7 @@ import pytest
 from algos_offline import build_on_push, pushed, settings_on_push
 from probes import Push, PushConfig
 from scipy.spatial.distance import mahalanobis
+from tiny import assert_same_bits
 
 from rlgen import datasets, registry, runner
 from rlgen.algos.offline import familiarity
@@ -112,14 +113,7 @@ def test_stages_follow_one_another_and_chunks_do_not_matter(folder, tmp_path_fac
     }
     assert rows["gradient_updates"].iloc[-1] == 12
     again, _, _ = staged(folder, tmp, "map", 4)
-    same_bits(states, again)
-
-
-def same_bits(a, b):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
-        np.testing.assert_array_equal(x, y)
+    assert_same_bits(states, again)
 
 
 def test_what_is_like_the_data_has_a_distance_of_one():

@@ -13,8 +13,8 @@ from reset_free_data import (
     KEY,
     agent_of,
     plain_returns,
-    same_bits,
 )
+from tiny import assert_same_bits
 
 from rlgen.algos.offline import practice
 from rlgen.algos.offline.classifier import (
@@ -212,7 +212,7 @@ OF_TRUTH = {
 
 def test_the_truth_changes_nothing_but_what_is_measured():
     stage, [(state, metrics), (turned, lied)] = practised(by_truth=False)
-    same_bits(state, turned)
+    assert_same_bits(state, turned)
     assert set(metrics) == set(stage.metrics)
     for name, value in metrics.items():
         same = np.array_equal(value, lied[name], equal_nan=True)
@@ -231,9 +231,9 @@ def test_there_is_a_gradient_step_for_each_step_that_is_played():
     taught = before(stage)[AGENT].params["actor"]
     own = stage.init(KEY, None)
     now = stage.actor({AGENT: before(stage)[AGENT], PRACTICE: own})
-    same_bits(now, taught)
+    assert_same_bits(now, taught)
     after = stage.actor({AGENT: before(stage)[AGENT], PRACTICE: state})
-    same_bits(after, state.agent.params["actor"])
+    assert_same_bits(after, state.agent.params["actor"])
     assert not np.array_equal(after[0]["kernel"], taught[0]["kernel"])
 
 

@@ -14,8 +14,8 @@ import pytest
 from probes import PushConfig
 from reset_free_data import (
     KEY,
-    same_bits,
 )
+from tiny import assert_same_bits
 
 from rlgen import config as configs
 from rlgen import datasets, runner, training
@@ -143,7 +143,7 @@ def test_a_stopped_run_in_other_chunks_ends_with_the_same_bits(
             runner.run(program.experiment, config.run, store, [], program)
     assert store.read_run()["status"] == "preempted"
     again = runner.run(program.experiment, config.run, store, [], program)
-    same_bits(states, again)
+    assert_same_bits(states, again)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_other_tasks_than_the_target_are_left_where_they_are(table):
     levels = experiment.stages[PRACTICE].levels
     for i in (0, 1):
         mine = take(levels, i)
-        same_bits(mine, jax.tree.map(jnp.asarray, level_set[4 + i]))
+        assert_same_bits(mine, jax.tree.map(jnp.asarray, level_set[4 + i]))
 
 
 def test_the_analysis_says_what_a_run_ended_with(whole, tmp_path, monkeypatch, capsys):
