@@ -7,16 +7,62 @@ really played, not the number of episodes times the time limit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlgen.env import Env, select, take
 from rlgen.experiment import EvalResult
+from rlgen.levels import LevelSet
 from rlgen.networks import PolicyNetwork
 
 PyTree = Any
+
+
+def evaluate_sets(
+    env: Env,
+    network: PolicyNetwork,
+    params: PyTree,
+    key: jax.Array,
+    level_sets: Mapping[str, LevelSet],
+    n_episodes: int,
+    *,
+    min_episodes: int = 0,
+    n_slots: int = 256,
+    greedy: bool = False,
+) -> dict[str, EvalResult]:
+    """Plays several level sets in one loop, so that the step is compiled once.
+
+    Args:
+      level_sets: of levels of one shape, by name.
+      n_episodes: on each level.
+      min_episodes: on each set: small sets get more on each of their levels.
+      env, network, params, key, n_slots, greedy: see `evaluate`.
+
+    Returns:
+      results [L, episodes on each level of the set] by name, in order of names.
+    """
+    sets = {name: level_sets[name] for name in sorted(level_sets)}
+    if not sets:
+        return {}
+    counts = [max(n_episodes, -(-min_episodes // len(s))) for s in sets.values()]
+    levels = jax.tree.map(
+        lambda *x: jnp.concatenate([jnp.asarray(each) for each in x]),
+        *(s.levels for s in sets.values()),
+    )
+    sizes = [len(s) for s in sets.values()]
+    episodes = np.repeat(counts, sizes)  # on each of all levels
+    level_of = np.repeat(np.arange(sum(sizes)), episodes)
+    flat = _play(env, network, params, key, levels, level_of, n_slots, greedy)
+    ends = np.cumsum(np.multiply(sizes, counts))[:-1]
+    parts = [jnp.split(x, ends) for x in flat]
+    return {
+        name: EvalResult(*(x[i].reshape(sizes[i], counts[i]) for x in parts))
+        for i, name in enumerate(sets)
+    }
 
 
 def evaluate(
@@ -43,13 +89,32 @@ def evaluate(
       which slot played it, only on the key.
     """
     n_levels = jax.tree.leaves(levels)[0].shape[0]
-    n_items = n_levels * n_episodes
     levels = jax.tree.map(jnp.asarray, levels)
+    level_of = np.repeat(np.arange(n_levels), n_episodes)
+    flat = _play(env, network, params, key, levels, level_of, n_slots, greedy)
+    return EvalResult(*(x.reshape(n_levels, n_episodes) for x in flat))
+
+
+def _play(
+    env: Env,
+    network: PolicyNetwork,
+    params: PyTree,
+    key: jax.Array,
+    levels: PyTree,
+    level_of: np.ndarray,
+    n_slots: int,
+    greedy: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return, success and length [N] of one episode on `levels[level_of[i]]` each."""
+    n_items = len(level_of)
     n_slots = min(n_slots, n_items)
+    level_index = jnp.asarray(level_of, jnp.int32)
+
+    def level_at(item):
+        return take(levels, level_index[jnp.minimum(item, n_items - 1)])
 
     def begin(key, item):
-        level = take(levels, jnp.minimum(item, n_items - 1) // n_episodes)
-        return env.reset(key, level)
+        return env.reset(key, level_at(item))
 
     def unfinished(carry):
         return jnp.any(carry[1] < n_items)
@@ -60,9 +125,8 @@ def evaluate(
         memory, raw, _ = network.step(params, memory, obs, reset)
         policy = network.policy(raw)
         action = policy.mode() if greedy else policy.sample(seed=key_act)
-        level = take(levels, jnp.minimum(item, n_items - 1) // n_episodes)
         step = jax.vmap(env.step)(
-            jax.random.split(key_env, n_slots), level, env_state, action
+            jax.random.split(key_env, n_slots), level_at(item), env_state, action
         )
         total, length = total + step.reward, length + 1
         done = step.done
@@ -101,10 +165,4 @@ def evaluate(
             jnp.zeros(n_items, jnp.int32),
         ),
     )
-    *_, (returns, success, length) = jax.lax.while_loop(unfinished, step, carry)
-    shape = (n_levels, n_episodes)
-    return EvalResult(
-        returns=returns.reshape(shape),
-        success=success.reshape(shape),
-        length=length.reshape(shape),
-    )
+    return jax.lax.while_loop(unfinished, step, carry)[-1]

@@ -10,7 +10,9 @@ import pytest
 
 from rlgen import distributions
 from rlgen.envs.maze import Maze, MazeLevel
+from rlgen.envs.maze.levels import Empty
 from rlgen.evaluation import zero_shot
+from rlgen.levels import LevelSet
 
 WIDTH, LIMIT = 9, 12
 
@@ -109,3 +111,24 @@ def test_stochastic_episodes_differ_and_keys_repeat():
     assert len(np.unique(run(0).length)) > 1
     np.testing.assert_array_equal(run(0).length, run(0).length)
     assert not np.array_equal(run(0).length, run(1).length)
+
+
+def test_sets_played_together_keep_their_levels_and_numbers_of_episodes():
+    """Names in order, small sets with more episodes, each episode its own level's."""
+    env = Maze(2, WIDTH, max_steps=LIMIT)
+    space = Empty(2, WIDTH)
+    distances = {"two": [4, 0], "five": [1, 2, 3, 5, 0]}
+    sets = {
+        name: LevelSet.from_levels(space, corridors(d), name=name)
+        for name, d in distances.items()
+    }
+    results = zero_shot.evaluate_sets(
+        env, Forward(), None, jax.random.key(0), sets, 2, min_episodes=9, n_slots=3
+    )
+    assert list(results) == ["five", "two"]
+    for name, n_episodes in (("five", 2), ("two", 5)):
+        d = np.array(distances[name])[:, None].repeat(n_episodes, axis=1)
+        np.testing.assert_array_equal(results[name].success, d > 0)
+        np.testing.assert_array_equal(results[name].length, np.where(d > 0, d, LIMIT))
+        expected = np.where(d > 0, 1 - 0.9 * d / LIMIT, 0.0)
+        np.testing.assert_allclose(results[name].returns, expected, atol=1e-6)

@@ -179,36 +179,33 @@ class Staged(Experiment[StagedState]):
         n_rows = len(self.data.rows)
         rows = jax.random.randint(key_rows, (_N_KNOWN,), 0, n_rows)
         known = _parts(encode(self.data.rows.obs[rows]))
+        met = familiarity.visited(
+            self.env,
+            self.network,
+            params,
+            key,
+            self.eval_sets,
+            _N_MET,
+            min(self.env.max_episode_steps, _N_MET),
+        )
         metrics = {}
-        for i, (name, level_set) in enumerate(sorted(self.eval_sets.items())):
-            met = familiarity.visited(
-                self.env,
-                self.network,
-                params,
-                jax.random.fold_in(key, i),
-                level_set.levels,
-                _N_MET,
-                min(self.env.max_episode_steps, _N_MET),
-            )
-            for part, x in _parts(encode(met)).items():
+        for name, obs in met.items():
+            for part, x in _parts(encode(obs)).items():
                 distance = familiarity.mahalanobis(x, known[part])
                 metrics[f"mahalanobis_{part}_{name}"] = distance.mean()
         return metrics
 
     def evaluate(self, state: StagedState, key: jax.Array) -> dict[str, EvalResult]:
-        params = self.policy_params(state)
-        return {
-            name: zero_shot.evaluate(
-                self.env,
-                self.network,
-                params,
-                jax.random.fold_in(key, i),
-                level_set.levels,
-                max(self.eval_episodes, -(-self.min_eval_episodes // len(level_set))),
-                greedy=self.greedy,
-            )
-            for i, (name, level_set) in enumerate(sorted(self.eval_sets.items()))
-        }
+        return zero_shot.evaluate_sets(
+            self.env,
+            self.network,
+            self.policy_params(state),
+            key,
+            self.eval_sets,
+            self.eval_episodes,
+            min_episodes=self.min_eval_episodes,
+            greedy=self.greedy,
+        )
 
 
 def _parts(pair: Pair) -> dict[str, jax.Array]:

@@ -7,12 +7,15 @@ is 1 on average for what is drawn from the data itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rlgen.env import Env, Replay
+from rlgen.env import Env, Replay, take
+from rlgen.levels import LevelSet
 from rlgen.networks import PolicyNetwork
 
 PyTree = Any
@@ -34,26 +37,38 @@ def visited(
     network: PolicyNetwork,
     params: PyTree,
     key: jax.Array,
-    levels: PyTree,
+    level_sets: Mapping[str, LevelSet],
     n_envs: int,
     n_steps: int,
-) -> jax.Array:
-    """Observations [n_steps * n_envs, O] that a policy meets, on the first levels."""
-    n_levels = len(jax.tree.leaves(levels)[0])
-    index = jnp.arange(n_envs) % n_levels
-    levels = jax.tree.map(lambda x: jnp.asarray(x)[index], levels)
+) -> dict[str, jax.Array]:
+    """What a policy meets on the first `n_envs` levels of each set, by name.
+
+    All sets are played at once, so that the step is compiled once.
+
+    Returns:
+      observations [n_steps * n_envs, O].
+    """
+    sets = {name: level_sets[name] for name in sorted(level_sets)}
+    levels = jax.tree.map(
+        lambda *x: jnp.concatenate([jnp.asarray(each) for each in x]),
+        *(take(s.levels, np.arange(n_envs) % len(s)) for s in sets.values()),
+    )
+    n_all = n_envs * len(sets)
     replay = Replay(env)
     key_reset, key_steps = jax.random.split(key)
-    state, obs = jax.vmap(replay.reset)(jax.random.split(key_reset, n_envs), levels)
+    state, obs = jax.vmap(replay.reset)(jax.random.split(key_reset, n_all), levels)
 
     def step(carry, key):
         memory, state, obs, reset = carry
         memory, raw, _ = network.step(params, memory, obs, reset)
         out = jax.vmap(replay.step)(
-            jax.random.split(key, n_envs), levels, state, network.policy(raw).mode()
+            jax.random.split(key, n_all), levels, state, network.policy(raw).mode()
         )
         return (memory, out.state, out.obs, out.done), obs
 
-    start = (network.initial_carry(n_envs), state, obs, jnp.ones(n_envs, bool))
+    start = (network.initial_carry(n_all), state, obs, jnp.ones(n_all, bool))
     _, met = jax.lax.scan(step, start, jax.random.split(key_steps, n_steps))
-    return met.reshape(n_steps * n_envs, -1)
+    by_set = met.reshape(n_steps, len(sets), n_envs, -1)
+    return {
+        name: by_set[:, i].reshape(n_steps * n_envs, -1) for i, name in enumerate(sets)
+    }

@@ -288,17 +288,14 @@ class UED(Experiment[UEDState]):
         return metrics | learn_metrics
 
     def evaluate(self, state: UEDState, key: jax.Array) -> dict[str, EvalResult]:
-        return {
-            name: zero_shot.evaluate(
-                self.env,
-                self.network,
-                state.learner.params,
-                jax.random.fold_in(key, i),
-                level_set.levels,
-                self.eval_episodes,
-            )
-            for i, (name, level_set) in enumerate(sorted(self.eval_sets.items()))
-        }
+        return zero_shot.evaluate_sets(
+            self.env,
+            self.network,
+            state.learner.params,
+            key,
+            self.eval_sets,
+            self.eval_episodes,
+        )
 
     def diagnose(self, state: UEDState, key: jax.Array) -> Metrics:
         if self.reference is None or not self.diagnostics.diagnostics:
