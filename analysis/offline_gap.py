@@ -21,11 +21,12 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from rlgen import reports, sweep, training
+from rlgen import reports, training
 from rlgen.config import flatten, read_yaml
 from rlgen.errors import UserError, exit_code
 from rlgen.evaluation import pictures, selection, statistics
 from rlgen.store import RunStore
+from rlgen.sweep import process
 
 N_LEVELS = (1, 4, 16, 64, 256, 1024)
 #: Two halves of whole episodes of 96 steps on each of 1,024 levels.
@@ -51,13 +52,13 @@ def make() -> None:
         keep = ("--eval-every", "2", "--keep-policies", "True")
         size = ("--preset", "quick", "--n-updates", "40")
         place = ("--run-dir", str(BEHAVIOUR))
-        sweep.require(["train", "sac", *ENV, *size, *keep, *place])
+        process.require(["train", "sac", *ENV, *size, *keep, *place])
     for n in N_LEVELS:
         name = f"gap/mixed-{n}-v0"
         if not Path("datasets", name).exists():
             size = ("--n-levels", str(n), "--transitions", str(N_STEPS))
             kind = ("--quality", "mixed", "--name", name)
-            sweep.require(["collect", str(BEHAVIOUR), *kind, *size])
+            process.require(["collect", str(BEHAVIOUR), *kind, *size])
 
 
 @dataclasses.dataclass(frozen=True)

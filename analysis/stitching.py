@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rlgen import reports, sweep, training
+from rlgen import reports, training
 from rlgen.errors import UserError, exit_code
 from rlgen.evaluation import pictures, statistics
+from rlgen.sweep import process
 
 MAZES = ("umaze", "medium", "large", "levels")
 #: Where several layouts are recorded, the agent must see which one it is in.
@@ -32,7 +33,7 @@ def make(transitions: int, out: str) -> None:
             continue
         command = ["collect", "pointmaze", "--recording", f"stitch-{maze}"]
         command += ["--out", out, "--transitions", str(transitions)]
-        sweep.require([*command, *SETTINGS.get(maze, ())])
+        process.require([*command, *SETTINGS.get(maze, ())])
 
 
 def read(folder: str | Path) -> pd.DataFrame:

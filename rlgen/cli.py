@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return verb(args[1:]) or 0
     except UserError as error:
         print(f"rlgen: {error}", file=sys.stderr)
-        return 2
+        return error.code
     except BrokenPipeError:  # the reader of our output (less, head) has gone
         return 0
 
@@ -49,6 +49,15 @@ def _usage() -> str:
 
 def _train(args: Sequence[str]) -> int:
     """Train an algorithm, evaluate it on held-out levels and draw pictures."""
+    if not args or args[0] in ("-h", "--help"):
+        _choices().print_usage()
+        print("algorithms:", ", ".join(registry.names(registry.ALGORITHMS)))
+        return 0 if args else 2
+    return _run_training(train_config(args))
+
+
+def _choices() -> argparse.ArgumentParser:
+    """What decides which settings there are."""
     first = argparse.ArgumentParser(
         prog="rlgen train",
         add_help=False,
@@ -59,13 +68,19 @@ def _train(args: Sequence[str]) -> int:
     first.add_argument("--env", default="")
     first.add_argument("--preset", default="")
     first.add_argument("--config", default="")
-    if not args or args[0] in ("-h", "--help"):
-        first.print_usage()
-        print("algorithms:", ", ".join(registry.names(registry.ALGORITHMS)))
-        return 0 if args else 2
+    return first
+
+
+def train_config(args: Sequence[str]) -> Any:
+    """All settings of `rlgen train *args`: a `TrainConfig`.
+
+    Raises:
+      UserError: an unknown name, or values that do not fit. Unknown flags and `--help`
+        end the program.
+    """
     # As a flag too, so that a sweep can go through algorithms like any setting.
     named = [] if args[0].startswith("-") else ["--algorithm", args[0]]
-    known, flags = first.parse_known_args([*args[len(named) // 2 :], *named])
+    known, flags = _choices().parse_known_args([*args[len(named) // 2 :], *named])
     algorithm = known.algorithm
     if not algorithm:
         known_ones = ", ".join(registry.names(registry.ALGORITHMS))
@@ -76,8 +91,8 @@ def _train(args: Sequence[str]) -> int:
 
     file_settings = configs.read_yaml(known.config) if known.config else {}
 
-    def parse(implying: dict[str, Any]) -> Any:
-        config = training.make_config(
+    def base(implying: dict[str, Any]) -> Any:
+        return training.make_config(
             algorithm,
             known.env,
             known.preset,
@@ -85,6 +100,8 @@ def _train(args: Sequence[str]) -> int:
             known.config,
             flags=implying,
         )
+
+    def parse(config: Any) -> Any:
         groups = {
             field.name: getattr(config, field.name)
             for field in dataclasses.fields(config)
@@ -96,9 +113,12 @@ def _train(args: Sequence[str]) -> int:
     # A dataset implies the environment, whose flags must be known to read the others.
     data = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     data.add_argument("--data", default=file_settings.get("data", ""))
-    implying = vars(data.parse_known_args(flags)[0])
+    first = base(vars(data.parse_known_args(flags)[0]))
     # Twice: what flags imply stands below what they say.
-    return _run_training(parse(configs.flatten(parse(implying))))
+    before = configs.flatten(first)
+    said = configs.flatten(parse(first)).items()
+    changed = {name: value for name, value in said if value != before.get(name)}
+    return parse(base(changed))
 
 
 def _run_training(config: Any) -> int:
@@ -212,17 +232,34 @@ def _bench(args: Sequence[str]) -> int:
 
 
 def _sweep(args: Sequence[str]) -> int:
-    """Run every cell of a sweep file, one after another."""
+    """Run every cell of sweep files, here or on a cluster, on from where they were."""
     parser = argparse.ArgumentParser(prog="rlgen sweep", description=_sweep.__doc__)
-    parser.add_argument("file", help="a sweep in wandb's schema, method: grid")
+    parser.add_argument("files", nargs="+", help="sweeps in wandb's schema")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes side by side (default: 1)"
+    )
+    parser.add_argument(
+        "--gpus", default="", help="GPUs by number, as 0,1: a worker for each"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only list the cells")
     parser.add_argument(
-        "flags", nargs="*", help="flags for every cell, after --: they win"
+        "--on", default="local", choices=("local", "slurm"), help="where cells run"
     )
-    known = parser.parse_args(args)
-    from rlgen import sweep
+    cut = list(args).index("--") if "--" in args else len(args)
+    parser.epilog = "Flags of `rlgen train` for every cell go after --: they win."
+    known = parser.parse_args(args[:cut])
+    from rlgen.sweep import cells, local
 
-    return sweep.run(known.file, known.flags, dry_run=known.dry_run)
+    flags = cells.parse_flags(args[cut + 1 :])
+    if known.dry_run:
+        local.list_cells(known.files, flags)
+        return 0
+    if known.on == "slurm":
+        from rlgen.sweep import cluster
+
+        return cluster.submit(known.files, flags)
+    gpus = [gpu for gpu in known.gpus.split(",") if gpu]
+    return local.run(known.files, flags, known.workers, gpus)
 
 
 def _ls(args: Sequence[str]) -> int:

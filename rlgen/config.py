@@ -98,7 +98,9 @@ def _checked(field: dataclasses.Field, old: Any, new: Any, source: str) -> Any:
             f"Setting {field.name} in {source} is {new!r}, but must be of type "
             f"{type(old).__name__}."
         )
-    return tuple(new) if isinstance(old, tuple) and isinstance(new, list) else new
+    if isinstance(old, tuple):
+        return tuple(new) if isinstance(new, list | tuple) else (new,)
+    return new
 
 
 def config_hash(config: Any) -> str:

@@ -1,8 +1,9 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and folders by one process at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import tempfile
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import IO
+
+from rlgen.errors import Busy
 
 
 @contextlib.contextmanager
@@ -34,6 +37,42 @@ def write_atomically(path: str | Path, mode: str = "wb") -> Iterator[IO]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+class Lock:
+    """Held by one process at a time; the system lets go of it when that one dies.
+
+    Args:
+      path: a file that is made for it, with the number of the process inside.
+      what: what it guards, for the message.
+
+    Raises:
+      Busy: on entry, if another process holds it.
+    """
+
+    def __init__(self, path: str | Path, what: str):
+        self._path = Path(path)
+        self._what = what
+
+    def __enter__(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "unknown"
+            self._file.close()
+            raise Busy(
+                f"{self._what} is being worked on by process {holder}: wait until it "
+                "ends, or stop it."
+            ) from None
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
 
 
 @functools.cache

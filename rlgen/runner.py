@@ -223,7 +223,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[Callable[[], int | None]]:
-    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a flag that the host loop reads.
+    """Turns SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C into a flag that the host loop reads.
 
     A second signal is not caught: whoever sends it wants out at once.
     """
@@ -235,7 +235,7 @@ def catch_signals() -> Iterator[Callable[[], int | None]]:
         received.append(signum)
         signal.signal(signum, old[signum])
 
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         try:
             old[signum] = signal.signal(signum, handle)
         except ValueError:  # not the main thread: its owner handles signals

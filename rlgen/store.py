@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rlgen import config as configs
 from rlgen.errors import UserError
-from rlgen.files import write_atomically
+from rlgen.files import Lock, write_atomically
 
 if TYPE_CHECKING:
     # 70 MiB that compilation can use: imported where tables are made.
@@ -124,6 +124,14 @@ class RunStore:
     def is_done(self) -> bool:
         """Whether the run is complete."""
         return (self.path / "DONE").exists()
+
+    def locked(self) -> Lock:
+        """Keeps other processes from training in this directory meanwhile.
+
+        Raises:
+          Busy: on entry, if one does.
+        """
+        return Lock(self.path / ".lock", f"Run directory {self.path}")
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a small file, whole or not at all."""

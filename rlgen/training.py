@@ -137,6 +137,14 @@ def run_training(config: TrainConfig, *, show_settings: bool = False) -> RunStor
         print(configs.to_yaml(config), file=sys.stderr)
     if experiment is None:
         return store
+    with store.locked():
+        if not store.is_done:  # another process may have ended while we waited
+            _run(config, experiment, store)
+    return store
+
+
+def _run(config: TrainConfig, experiment: Experiment, store: RunStore) -> None:
+    """From the last checkpoint to pictures and DONE."""
     program = runner.Program(experiment, config.run)
     outputs = []
     if config.run.progress:
@@ -159,7 +167,6 @@ def run_training(config: TrainConfig, *, show_settings: bool = False) -> RunStor
 
         reports.draw(experiment, store, states)
     store.finish()
-    return store
 
 
 def finished_runs(folder: str | Path) -> Iterator[tuple[Any, RunStore]]:

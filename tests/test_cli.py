@@ -10,7 +10,7 @@ import pytest
 
 from rlgen import config as configs
 from rlgen import registry, training
-from rlgen.cli import main
+from rlgen.cli import main, train_config
 from rlgen.config import RunConfig
 from rlgen.envs.maze.levels import UniformWalls
 from rlgen.errors import UserError
@@ -265,3 +265,14 @@ def test_unsolvable_named_levels_are_refused():
 
     with pytest.raises(UserError, match="cannot be reached from its start: open a way"):
         check_solvable(parse_maze(UNSOLVABLE), "mine")
+
+
+@pytest.mark.parametrize("settings", [{}, {"model_updates": 4}, {"n_updates": 33}])
+def test_flags_and_python_give_the_same_settings(settings):
+    """What settings imply is counted once, whoever says it."""
+    flags = [f"--{name.replace('_', '-')}={v}" for name, v in settings.items()]
+    ours = train_config(["mopo", "--env=hopper", "--preset=quick", *flags])
+    assert ours == training.make_config("mopo", "hopper", "quick", settings)
+    if "n_updates" not in settings:  # models are learned on top
+        agent = training.make_config("td3-bc", "hopper", "quick").run.n_updates
+        assert ours.run.n_updates == agent + ours.algo.dynamics.model_updates

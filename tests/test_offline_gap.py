@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from rlgen import sweep
 from rlgen.algos.offline.agent import AgentConfig
 from rlgen.algos.offline.assembly import OfflineConfig
 from rlgen.algos.offline.iql import IQLConfig
 from rlgen.algos.offline.td3_bc import TD3BCConfig
 from rlgen.errors import UserError
+from rlgen.sweep import schema
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = ROOT / "sweeps" / "papers"
@@ -98,7 +98,7 @@ def test_the_setting_that_is_best_on_validation_levels_is_chosen(
 
     monkeypatch.setattr(script, "runs", runs)
     script.choose("anywhere", budget=40)
-    (cell, *others) = sweep.cells(tmp_path / "final" / "iql.yaml")
+    (cell, *others) = schema.combinations(schema.read(tmp_path / "final" / "iql.yaml"))
     assert cell["inverse_temperature"] == 3.0
     assert cell["eval_split"] == "test"
     assert len(others) + 1 == len(script.N_LEVELS)
@@ -152,7 +152,7 @@ def test_the_table_and_the_figures(script, tmp_path, monkeypatch):
 
 
 def learner(path):
-    (cell, *_) = sweep.cells(path)
+    (cell, *_) = schema.combinations(schema.read(path))
     return ("cocoa-" if cell.get("cocoa") else "") + cell["algorithm"]
 
 
@@ -160,10 +160,10 @@ def test_every_learner_has_as_many_settings_to_choose_from(script):
     files = sorted((SWEEPS / "offline-gap" / "tune").glob("*.yaml"))
     assert {"bc", "td3-bc", "iql", "cql", "mopo"} < {file.stem for file in files}
     for file in files:
-        assert len(sweep.cells(file)) == 3
+        assert len(schema.combinations(schema.read(file))) == 3
         assert learner(file) == file.stem
         assert len(script.varied(file)[1]) == 3
-        for cell in sweep.cells(file):
+        for cell in schema.combinations(schema.read(file)):
             assert cell["eval_split"] == "validation"
 
 
@@ -173,9 +173,12 @@ def test_what_was_chosen_runs_on_test_levels_alone(script):
     assert [file.name for file in files] == [file.name for file in tuned]
     for file, tune in zip(files, tuned, strict=True):
         name, values = script.varied(tune)
-        for cell in sweep.cells(file):
+        for cell in schema.combinations(schema.read(file)):
             assert cell[name] in values and cell["eval_split"] == "test"
-        sizes = [int(cell["data"].split("-")[1]) for cell in sweep.cells(file)]
+        sizes = [
+            int(cell["data"].split("-")[1])
+            for cell in schema.combinations(schema.read(file))
+        ]
         assert sizes == list(script.N_LEVELS)
 
 
