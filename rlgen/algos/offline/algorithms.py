@@ -24,7 +24,8 @@ from rlgen.algos.offline.variants import (
     OutcomeAlgorithm,
 )
 
-# Small networks, 20,000 gradient steps. The same for every learner.
+# Small networks, 20,000 gradient steps, and models (of those that have some) of 2 x 128
+# that learn for 2,500. The same for every learner.
 _QUICK: dict[str, Any] = {
     "n_updates": 40,
     "steps_per_update": 500,
@@ -32,6 +33,10 @@ _QUICK: dict[str, Any] = {
     "log_every": 1,
     "actor_units": 128,
     "critic_units": 128,
+    "model_updates": 5,
+    "model_layers": 2,
+    "model_units": 128,
+    "seeker_updates": 2,
 }
 # A million gradient steps of 256 recorded steps, networks of two layers of 256.
 _PAPER: dict[str, Any] = {
@@ -176,7 +181,7 @@ EDAC = OfflineAlgorithm(
 # three million gradient steps.
 _IN_MODEL: dict[str, Any] = {"actor_lr": 1e-4}
 _IN_MODEL_PAPER: dict[str, Any] = {"n_rollouts": 50_000, "n_updates": 3000}
-_IN_MODEL_QUICK: dict[str, Any] = {"n_rollouts": 2000, "model_updates": 10}
+_IN_MODEL_QUICK: dict[str, Any] = {"n_rollouts": 2000}
 
 MOPO = ModelBasedAlgorithm(
     summary="SAC in a model of the dynamics, whose uncertain steps pay less",
