@@ -245,6 +245,13 @@ def _sweep(args: Sequence[str]) -> int:
     parser.add_argument(
         "--on", default="local", choices=("local", "slurm"), help="where cells run"
     )
+    parser.add_argument(
+        "--job",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what jobs ask for: timeout_min=240 gpus_per_node=1 slurm_partition=gpu",
+    )
     cut = list(args).index("--") if "--" in args else len(args)
     parser.epilog = "Flags of `rlgen train` for every cell go after --: they win."
     known = parser.parse_args(args[:cut])
@@ -257,7 +264,8 @@ def _sweep(args: Sequence[str]) -> int:
     if known.on == "slurm":
         from rlgen.sweep import cluster
 
-        return cluster.submit(known.files, flags)
+        cluster.submit(known.files, flags, cluster.parse_options(known.job))
+        return 0
     gpus = [gpu for gpu in known.gpus.split(",") if gpu]
     return local.run(known.files, flags, known.workers, gpus)
 

@@ -84,12 +84,12 @@ def run(
     if searches:
         return _search(searches[0], flags, places)
     grid = plan(paths, flags)
-    folder = _folder(grid[0].config.run.out, sweeps, flags)
+    folder = folder_of(grid[0].config.run.out, sweeps, flags)
     with Lock(folder / "lock", f"The sweep {folder}"):
         return _Sweep(iter(grid), len(grid), folder, places).run()
 
 
-def _folder(out: str, sweeps: Sequence[Sweep], flags: dict[str, Any]) -> Path:
+def folder_of(out: str, sweeps: Sequence[Sweep], flags: dict[str, Any]) -> Path:
     """Where what a sweep says is kept: named after what it asks for."""
     asked = [[s.method, s.parameters, s.metric] for s in sweeps]
     text = json.dumps([asked, flags], sort_keys=True, default=str)
@@ -100,7 +100,7 @@ def _folder(out: str, sweeps: Sequence[Sweep], flags: dict[str, Any]) -> Path:
 def _search(sweep: Sweep, flags: dict[str, Any], places: list[workers.Place]) -> int:
     first = cells.make(search.propose(sweep, []) | flags, str(sweep.path))
     _refuse_test_levels(sweep, first)
-    folder = _folder(first.config.run.out, [sweep], flags)
+    folder = folder_of(first.config.run.out, [sweep], flags)
     with Lock(folder / "lock", f"The sweep {folder}"):
         proposals = search.Proposals(folder / "proposals.json")
         made = _proposed(sweep, flags, proposals)
