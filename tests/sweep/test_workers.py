@@ -69,7 +69,7 @@ def bits(folder: Path) -> dict[str, tuple]:
         evals = {p.name: pd.read_parquet(p) for p in store.eval_dir.glob("*")}
         checkpoint = sorted(
             (p.relative_to(store.checkpoint_dir), p.stat().st_size)
-            for p in store.checkpoint_dir.glob("12/state/**/*")
+            for p in store.checkpoint_dir.glob("*/state/**/*")
             if p.is_file() and p.name == "_METADATA"
         )
         found[path.parent.name] = (metrics, evals, checkpoint)

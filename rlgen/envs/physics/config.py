@@ -13,10 +13,10 @@ from rlgen.envs.physics.physics import physics
 from rlgen.levels import LevelSet, stack
 
 # What PPO needs where observations and actions are vectors; chosen on the validation
-# split, on the pendulum and the reacher. Good agents hardly ever fall: from 17 endings in
-# 100,000 recorded steps no model learns when an episode ends, and values without end
-# follow (MOPO on the pendulum: a return of 27 with a learned ending, 500 of 500 with what
-# the task itself says).
+# split, on the pendulum and the reacher. Good agents hardly ever fall: from 17 endings
+# in 100,000 recorded steps no model learns when an episode ends, and values without end
+# follow (MOPO on the pendulum: a return of 27 with a learned ending, 500 of 500 with
+# what the task itself says).
 _ADVICE: Mapping[str, Any] = {
     "torso": "mlp",
     "core": "none",
