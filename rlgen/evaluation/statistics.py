@@ -8,6 +8,7 @@ stratified bootstrap); Rutherford et al. 2024, "No Regrets" (SFL: CVaR from two 
 rollouts); Owen 2007, "The Pigeonhole Bootstrap" (runs and tasks redrawn together).
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -107,6 +108,10 @@ def stratified_bootstrap(
     x = _scores(x, ndim=2)
     runs, tasks = x.shape
     whole = resample_tasks if whole_runs is None else whole_runs
+    if whole and isinstance(seed, int) and reps > 0 and statistic in _OF_COUNTS:
+        counts = _counts(runs, tasks, resample_tasks or runs == 1, reps, seed)
+        draws = _OF_COUNTS[statistic](x, *counts)
+        return _interval(statistic(x), list(draws), level, x.size > 1)
     drawn = (runs, 1 if whole else tasks)
     rng, draws = np.random.default_rng(seed), []
     for _ in range(reps):  # no stack of samples: any statistic works, memory stays low
@@ -217,6 +222,59 @@ def wilson_interval(
 
 def _columns(rng: np.random.Generator, n: int, redraw: bool) -> NDArray[np.int64]:
     return rng.integers(n, size=n) if redraw else np.arange(n)
+
+
+_AT_ONCE = 64
+
+
+# Thousands of intervals of the same size are asked for by a report: what was drawn for
+# one serves all, as how often each run and each task was drawn.
+@functools.lru_cache(maxsize=32)
+def _counts(
+    runs: int, tasks: int, redraw_tasks: bool, reps: int, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """How often whole runs [reps, runs] and tasks [reps, tasks] are drawn.
+
+    The same draws, in the same order, as the loop over samples makes.
+    """
+    rng = np.random.default_rng(seed)
+    of_runs, of_tasks = np.empty((reps, runs)), np.ones((reps, tasks))
+    for i in range(reps):
+        if redraw_tasks:
+            of_tasks[i] = np.bincount(rng.integers(tasks, size=tasks), minlength=tasks)
+        drawn = rng.integers(runs, size=(runs, 1))[:, 0]
+        of_runs[i] = np.bincount(drawn, minlength=runs)
+    return of_runs, of_tasks
+
+
+def _means(x: FloatArray, of_runs: FloatArray, of_tasks: FloatArray) -> FloatArray:
+    """The mean of each sample [reps]."""
+    return ((of_runs @ x) * of_tasks).sum(axis=1) / x.size
+
+
+def _iqms(x: FloatArray, of_runs: FloatArray, of_tasks: FloatArray) -> FloatArray:
+    """The interquartile mean of each sample [reps].
+
+    In order of the scores, a sample holds as many of each as its run and its task were
+    drawn; those between the quarters count.
+    """
+    run, task = np.unravel_index(np.argsort(x, axis=None), x.shape)
+    ordered, n = x[run, task], x.size
+    cut, steps = n // 4, np.diff(ordered)
+    # Small numbers and few samples at a time: they stay in the cache.
+    of_runs, of_tasks = of_runs.astype(np.int16), of_tasks.astype(np.int16)
+    means = np.empty(len(of_runs))
+    for i in range(0, len(of_runs), _AT_ONCE):
+        part = slice(i, i + _AT_ONCE)
+        drawn = of_runs[part].take(run, axis=1) * of_tasks[part].take(task, axis=1)
+        upto = np.clip(drawn.cumsum(axis=1, dtype=np.int32), cut, n - cut)
+        # The sum of how many of each lie inside times their scores, by parts.
+        total = upto[:, -1] * ordered[-1] - cut * ordered[0]
+        means[part] = total - (upto[:, :-1] * steps).sum(axis=1)
+    return means / (n - 2 * cut)
+
+
+_OF_COUNTS: dict[Any, Callable[..., FloatArray]] = {np.mean: _means, iqm: _iqms}
 
 
 def _interval(point: Value, draws: list[Value], level: float, known: bool) -> Interval:

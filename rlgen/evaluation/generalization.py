@@ -1,0 +1,144 @@
+"""How far what was learned holds beyond the levels that taught it.
+
+All measures are of scores ``x[seeds, levels]`` (returns or solve rates) and come with
+intervals over seeds and levels where both were drawn; `statistics` has what they share
+with every comparison.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from rlgen.evaluation.statistics import Interval, Seed, stratified_bootstrap
+
+
+def gap(
+    train: ArrayLike, heldout: ArrayLike, reps: int = 2000, seed: Seed = 0
+) -> Interval:
+    """Mean on train levels minus mean on held-out levels, of the same seeds.
+
+    A seed is drawn with what it scores on both; levels of the two sets are drawn apart,
+    for they are other levels (Cobbe et al. 2019).
+
+    Args:
+      train: scores [S, L_train].
+      heldout: scores [S, L_heldout], rows of the same seeds.
+
+    Raises:
+      ValueError: other numbers of seeds.
+    """
+    train, heldout = np.asarray(train, float), np.asarray(heldout, float)
+    if len(train) != len(heldout):
+        raise ValueError(f"seeds differ: {len(train)} and {len(heldout)}.")
+    n_train = train.shape[1]
+    # One table whose columns are drawn within their set: weights make means of each.
+    rng = np.random.default_rng(seed)
+    draws = np.empty(reps)
+    for i in range(reps):
+        rows = rng.integers(len(train), size=len(train))[:, None]
+        a = train[rows, rng.integers(n_train, size=n_train)]
+        b = heldout[rows, rng.integers(heldout.shape[1], size=heldout.shape[1])]
+        draws[i] = a.mean() - b.mean()
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Interval(float(train.mean() - heldout.mean()), float(low), float(high))
+
+
+def normalized_percentile(score: ArrayLike, references: ArrayLike) -> NDArray:
+    """Where scores [...] stand among reference scores [N]: 0 below all, 1 above all.
+
+    Ties count half (SciPy's ``percentileofscore(kind="mean")`` over 100), so a score
+    that equals all references is at one half. References are what others reach on the
+    same levels: peers, checkpoints, or policies of a population.
+    """
+    percent = stats.percentileofscore(
+        np.asarray(references, float).ravel(), np.asarray(score, float), kind="mean"
+    )
+    return np.asarray(percent) / 100.0
+
+
+def participation(x: ArrayLike) -> float:
+    """Over how many levels a score is spread: from 1 / L (one level) to 1 (all alike).
+
+    The participation ratio, sum(x)^2 / (L sum(x^2)), of the mean score per level: two
+    agents of one mean differ in it if one is brilliant on few levels and helpless on
+    the rest. Scores must not be negative; all zero gives 0.
+
+    Args:
+      x: scores [S, L].
+    """
+    levels = np.asarray(x, float).mean(axis=0)
+    if (levels < 0).any():
+        raise ValueError("participation is of scores of 0 and more: normalise first.")
+    squares = float((levels**2).sum())
+    return float(levels.sum() ** 2 / (len(levels) * squares)) if squares else 0.0
+
+
+def worst_share(x: ArrayLike, alpha: float = 0.1, **options) -> Interval:
+    """CVaR over levels: the mean of the worst share of levels of each seed.
+
+    The levels are ranked by the same episodes that are reported, so it is biased low
+    where episodes are few; `statistics.robustness` ranks on other episodes (Rutherford
+    et al. 2024).
+
+    Args:
+      x: scores [S, L].
+      alpha: share of levels, in (0, 1].
+      options: of `statistics.stratified_bootstrap`.
+    """
+
+    def statistic(scores: NDArray) -> float:
+        n = max(1, round(alpha * scores.shape[1]))
+        return float(np.partition(scores, n - 1, axis=1)[:, :n].mean())
+
+    options = {"resample_tasks": True} | options
+    return stratified_bootstrap(x, statistic, **options)
+
+
+class Correlation(NamedTuple):
+    """Rank correlations of two criteria over candidates, with intervals."""
+
+    spearman: Interval
+    kendall: Interval
+    n: int
+
+
+def rank_correlation(
+    x: ArrayLike, y: ArrayLike, reps: int = 2000, seed: Seed = 0
+) -> Correlation:
+    """Whether what ranks high in x ranks high in y: Spearman's rho, Kendall's tau-b.
+
+    Args:
+      x, y: scores [N] of the same candidates, as validation and test have them.
+
+    Returns:
+      both with percentile intervals over candidates; NaN if a criterion is constant.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
+        raise ValueError(f"need the same two or more candidates: {x.shape}, {y.shape}.")
+
+    def both(a: NDArray, b: NDArray) -> tuple[float, float]:
+        if np.ptp(a) == 0 or np.ptp(b) == 0:
+            return np.nan, np.nan
+        rho, tau = stats.spearmanr(a, b), stats.kendalltau(a, b)
+        return float(rho.statistic), float(tau.statistic)
+
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(reps):
+        index = rng.integers(len(x), size=len(x))
+        draws.append(both(x[index], y[index]))
+    table = np.asarray(draws)
+    # A sample of one candidate again and again ranks nothing: left out.
+    known = table[~np.isnan(table).any(axis=1)]
+    nothing = np.full((2, 2), np.nan)
+    ends = np.quantile(known, [0.025, 0.975], axis=0) if len(known) else nothing
+    spearman, kendall = (
+        Interval(point, float(ends[0, i]), float(ends[1, i]))
+        for i, point in enumerate(both(x, y))
+    )
+    return Correlation(spearman, kendall, len(x))
