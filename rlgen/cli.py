@@ -270,6 +270,19 @@ def _sweep(args: Sequence[str]) -> int:
     return local.run(known.files, flags, known.workers, gpus)
 
 
+def _report(args: Sequence[str]) -> int:
+    """Write one page about many runs, with tables and figures for papers."""
+    parser = argparse.ArgumentParser(prog="rlgen report", description=_report.__doc__)
+    parser.add_argument("runs", nargs="+", help="run directories, or folders of some")
+    parser.add_argument("--out", default="report", help="folder of the report")
+    parser.add_argument("--title", default="", help="what the page is called")
+    known = parser.parse_args(args)
+    from rlgen.report import page
+
+    print(page.write(known.runs, known.out, known.title))
+    return 0
+
+
 def _ls(args: Sequence[str]) -> int:
     """List algorithms, environments and runs."""
     parser = argparse.ArgumentParser(prog="rlgen ls", description=_ls.__doc__)
@@ -300,6 +313,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "levels": _levels,
     "collect": _collect,
     "sweep": _sweep,
+    "report": _report,
     "bench": _bench,
     "ls": _ls,
 }

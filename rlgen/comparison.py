@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlgen import config as configs
+from rlgen import runs
 from rlgen.errors import UserError
 from rlgen.evaluation import statistics
-from rlgen.reports import last_evaluation
-from rlgen.store import RunStore
+from rlgen.runs import Run
 
 # Scalars of a run beside its returns, by their column in the metrics.
 MEASURES = (
@@ -28,11 +27,11 @@ COSTS = ("student_updates", "env_steps", "wall_s")
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """One finished run.
+class Compared:
+    """What a comparison knows of one algorithm (or one of its settings).
 
     Attributes:
-      algorithm: its name in the registry.
+      algorithm: what it is called.
       seeds: number of seeds.
       episodes: the last evaluation, one row per seed, level set, level and episode;
         level sets that only `rlgen eval` played come from there.
@@ -50,12 +49,22 @@ class Run:
 
     @property
     def costs(self) -> dict[str, float]:
-        """`COSTS` at the end, of one seed."""
-        return {name: float(self.history[name].to_numpy().max()) for name in COSTS}
+        """`COSTS` at the end, of one seed; NaN where nothing is known."""
+        return {
+            name: float(self.history[name].max()) if name in self.history else np.nan
+            for name in COSTS
+        }
+
+    @property
+    def level_sets(self) -> list[str]:
+        """The level sets that it was played on."""
+        return list(self.episodes["level_set"].unique()) if len(self.episodes) else []
 
     def scores(self, level_set: str, value: str) -> np.ndarray:
         """Means over episodes: float64[seeds, levels]."""
-        part = self.episodes[self.episodes["level_set"] == level_set]
+        part = self.episodes
+        if len(part):
+            part = part[part["level_set"] == level_set]
         if part.empty:
             raise UserError(
                 f"The run of {self.algorithm} has no level set {level_set}."
@@ -66,65 +75,63 @@ class Run:
         return table.to_numpy(float)
 
 
-def load(folder: str | Path) -> dict[str, Run]:
+def load(folder: str | Path) -> dict[str, Compared]:
     """The finished runs in a folder, by algorithm.
 
     Raises:
       UserError: there is none, or two are of one algorithm.
     """
-    runs: dict[str, Run] = {}
-    for path in sorted(Path(folder).glob("*/DONE")):
-        store = RunStore(path.parent)
-        config = configs.read_yaml(path.parent / "config.yaml")
-        name, n_seeds = config["algorithm"], config["seeds"]
-        if name in runs:
-            raise UserError(f"{folder} holds two runs of {name}: keep one of them.")
-        history = _history(store.read_metrics(), n_seeds)
+    compared: dict[str, Compared] = {}
+    for run in runs.finished(folder):
+        if run.algorithm in compared:
+            raise UserError(
+                f"{folder} holds two runs of {run.algorithm}: keep one of them."
+            )
+        compared[run.algorithm] = pool(run.algorithm, [run])
+    return compared
+
+
+def pool(name: str, members: Sequence[Run]) -> Compared:
+    """Runs that differ in their seeds alone, as one."""
+    history = pd.concat([_history(run) for run in members], ignore_index=True)
+    if len(history):
         last: Any = history.groupby("seed").last()
-        runs[name] = Run(
-            algorithm=name,
-            seeds=n_seeds,
-            episodes=_episodes(store),
-            measures=last.reindex(columns=list(MEASURES)),
-            history=history,
-        )
-    if not runs:
-        raise UserError(f"{folder} holds no finished run: train some first.")
-    return runs
+    else:
+        last = pd.DataFrame()
+    return Compared(
+        algorithm=name,
+        seeds=sum(run.n_seeds for run in members),
+        episodes=pd.concat([run.episodes for run in members], ignore_index=True),
+        measures=last.reindex(columns=list(MEASURES)),
+        history=history,
+    )
 
 
-def _episodes(store: RunStore) -> pd.DataFrame:
-    """`Run.episodes` of a run."""
-    parts = [last_evaluation(store)]
-    for path in sorted(store.eval_dir.glob("final_seed*.parquet")):
-        known = set(pd.concat(parts)["level_set"])
-        table: Any = pd.read_parquet(path)
-        parts.append(table[~table["level_set"].isin(known)])
-    return pd.concat(parts, ignore_index=True)
-
-
-def _history(metrics: pd.DataFrame, n_seeds: int) -> pd.DataFrame:
-    """`Run.history` from the rows of a run.
+def _history(run: Run) -> pd.DataFrame:
+    """`Compared.history` of a run.
 
     Evaluations do not know how many batches trained: the row of training that the
     runner writes before each of them does.
     """
-    keys = ["seed", "update"]
-    training = metrics.loc[metrics["kind"] == "train", [*keys, "student_updates"]]
-    evaluations = metrics[metrics["kind"] == "eval"]
-    evaluations = evaluations.drop(columns="student_updates", errors="ignore")
-    history = evaluations.merge(training, on=keys, how="left", validate="one_to_one")
+    metrics, keys = run.metrics, ["seed", "update"]
+    if metrics.empty:
+        return metrics
+    history = metrics[metrics["kind"] == "eval"]
+    if "student_updates" in metrics:
+        training = metrics.loc[metrics["kind"] == "train", [*keys, "student_updates"]]
+        history = history.drop(columns="student_updates")
+        history = history.merge(training, on=keys, how="left", validate="one_to_one")
     # Seeds that share one program share its time.
-    return history.assign(wall_s=history["wall_s"] / n_seeds)
+    return history.assign(wall_s=history["wall_s"] / run.n_seeds)
 
 
-def score_table(runs: dict[str, Run], value: str) -> pd.DataFrame:
+def score_table(compared: dict[str, Compared], value: str) -> pd.DataFrame:
     """Mean and IQM of "return" or "success" per algorithm and level set, with 95 %
     intervals over seeds and levels.
     """
     rows = []
-    for name, run in runs.items():
-        for level_set in run.episodes["level_set"].unique():
+    for name, run in compared.items():
+        for level_set in run.level_sets:
             scores = run.scores(level_set, value)
             row = {
                 "algorithm": name,
@@ -146,14 +153,14 @@ def score_table(runs: dict[str, Run], value: str) -> pd.DataFrame:
 
 
 def curve_table(
-    runs: dict[str, Run], level_set: str, value: str = "return"
+    compared: dict[str, Compared], level_set: str, value: str = "return"
 ) -> pd.DataFrame:
     """Mean "return" or "solve_rate" on a level set at every evaluation: `COSTS` until
     then (mean over seeds), point, low and high (95 % intervals over seeds, NaN of one).
     """
     column = f"eval_{level_set}_{value}"
     rows = []
-    for name, run in runs.items():
+    for name, run in compared.items():
         if column not in run.history:
             continue
         for _, part in run.history.groupby("update"):
@@ -161,16 +168,16 @@ def curve_table(
             interval = statistics.stratified_bootstrap(scores, np.mean)
             rows.append(
                 {"algorithm": name}
-                | {cost: part[cost].mean() for cost in COSTS}
+                | {cost: part[cost].mean() for cost in COSTS if cost in part}
                 | {"point": interval.point, "low": interval.low, "high": interval.high}
             )
     return pd.DataFrame(rows)
 
 
-def measure_table(runs: dict[str, Run]) -> pd.DataFrame:
+def measure_table(compared: dict[str, Compared]) -> pd.DataFrame:
     """Every measure per algorithm, with 95 % intervals over seeds, and the costs."""
     rows = []
-    for name, run in runs.items():
+    for name, run in compared.items():
         row: dict[str, object] = {"algorithm": name}
         for measure in MEASURES:
             values = run.measures[measure].dropna().to_numpy(float)[:, None]
@@ -201,7 +208,7 @@ class Claim:
     of: str
 
 
-def check(runs: dict[str, Run], claims: Sequence[Claim]) -> pd.DataFrame:
+def check(compared: dict[str, Compared], claims: Sequence[Claim]) -> pd.DataFrame:
     """The difference that each claim is about, and whether it holds.
 
     "yes" and "no" where the 95 % interval leaves out 0, else "open"; "not run" and "not
@@ -211,8 +218,8 @@ def check(runs: dict[str, Run], claims: Sequence[Claim]) -> pd.DataFrame:
     rows = []
     for claim in claims:
         row: dict[str, object] = {"claim": claim.text}
-        if claim.more in runs and claim.less in runs:
-            more, less = runs[claim.more], runs[claim.less]
+        if claim.more in compared and claim.less in compared:
+            more, less = compared[claim.more], compared[claim.less]
             if claim.of in MEASURES:
                 pair = [
                     run.measures[claim.of].to_numpy(float)[:, None]

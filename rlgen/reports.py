@@ -38,18 +38,14 @@ def draw(experiment: Experiment, store: RunStore, states: PyTree) -> list[Path]:
 
 def last_evaluation(store: RunStore) -> pd.DataFrame:
     """Per-episode table of the newest evaluation during training."""
-    files = _evaluation_files(store)
+    files = store.evaluation_files()
     return pd.read_parquet(files[-1]) if files else pd.DataFrame()
 
 
 def evaluations(store: RunStore) -> pd.DataFrame:
     """Per-episode table of all evaluations during training."""
-    tables = map(pd.read_parquet, _evaluation_files(store))
+    tables = map(pd.read_parquet, store.evaluation_files())
     return pd.concat(tables, ignore_index=True)
-
-
-def _evaluation_files(store: RunStore) -> list[Path]:
-    return sorted(store.eval_dir.glob("update_*.parquet"))
 
 
 def cost_and_commit(store: RunStore) -> dict[str, Any]:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = Mapping[str, Any]
+#: Version of what a run directory holds; runs without one are of the first.
+FORMAT = 1
 
 
 class Sink(Protocol):
@@ -94,6 +96,7 @@ class RunStore:
                 store.update_run(
                     config_hash=digest,
                     status="created",
+                    format=FORMAT,
                     **provenance(),
                 )
         except OSError as error:
@@ -172,9 +175,16 @@ class RunStore:
         """All rows so far as a table; empty if there are none."""
         import pandas as pd
 
+        compact = self.path / "metrics.parquet"
+        if self.is_done and compact.exists():
+            return pd.read_parquet(compact)
         if self.metrics_size() == 0:
             return pd.DataFrame()
         return pd.read_json(self.metrics_path, lines=True)
+
+    def evaluation_files(self) -> list[Path]:
+        """The tables of all evaluations during training, oldest first."""
+        return sorted(self.eval_dir.glob("update_*.parquet"))
 
     def write_table(self, path: Path, table: pd.DataFrame) -> Path:
         """Writes a table as parquet, whole or not at all."""

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from rlgen import config as configs
-from rlgen import registry, runner, sinks
+from rlgen import registry, runner, runs, sinks
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm, Experiment
@@ -175,11 +175,8 @@ def finished_runs(folder: str | Path) -> Iterator[tuple[Any, RunStore]]:
     Raises:
       UserError: there is none.
     """
-    found = sorted(Path(folder).glob("*/DONE"))
-    if not found:
-        raise UserError(f"No run in {folder} is finished: run the sweep first.")
-    for path in found:
-        yield load_run(path.parent)
+    for run in runs.finished(folder):
+        yield load_run(run.path)
 
 
 def once(key: Any, seen: dict[Any, Path], path: Path) -> None:

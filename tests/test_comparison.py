@@ -116,7 +116,7 @@ def test_a_measure_that_a_run_lacks_decides_nothing(folder):
 def test_what_cannot_be_compared(folder, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     write_run(empty, "half", [[0.1]], [1.0], done=False)
-    with pytest.raises(UserError, match="no finished run"):
+    with pytest.raises(UserError, match="is finished"):
         comparison.load(empty)
     runs = comparison.load(folder)
     with pytest.raises(UserError, match="no level set lava"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -32,6 +33,9 @@ def quieten(ax: Axes, grid: Literal["x", "y", "both"] = "both") -> None:
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    with write_atomically(path) as file:
-        figure.savefig(file, format="png")
-    return Path(path)
+    """Writes PNG, or PDF whose text stays text, as the file's name asks."""
+    path = Path(path)
+    # Type 42: journals refuse what matplotlib embeds by itself.
+    with write_atomically(path) as file, matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(file, format=path.suffix[1:])
+    return path
