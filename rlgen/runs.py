@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pyarrow import parquet
 
 from rlgen import config as configs
 from rlgen.config import RunConfig
@@ -88,13 +89,31 @@ class Run:
         parts = []
         last = self.store.evaluation_files()
         if last:
-            parts.append(pd.read_parquet(last[-1]))
+            parts.append(_read_episodes(last[-1]))
         known = set(parts[0]["level_set"]) if parts else set()
         for path in sorted(self.store.eval_dir.glob("final_seed*.parquet")):
-            table: Any = pd.read_parquet(path)
+            table = _read_episodes(path)
             parts.append(table[~table["level_set"].isin(known)])
             known |= set(table["level_set"])
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        return together(parts) if parts else pd.DataFrame()
+
+
+# Texts that repeat: as categories they are read and compared ten times as fast.
+_TEXTS = ("level_set", "level")
+
+
+def _read_episodes(path: Path) -> Any:
+    table = parquet.read_table(path, read_dictionary=list(_TEXTS))
+    return table.to_pandas()
+
+
+def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables below each other; texts that repeat stay categories."""
+    if len(tables) == 1:
+        return tables[0]
+    table = pd.concat(tables, ignore_index=True)
+    texts = [name for name in _TEXTS if name in table]
+    return table.astype(dict.fromkeys(texts, "category"))
 
 
 def read(path: str | Path) -> Run:

@@ -7,7 +7,7 @@ with every comparison.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -124,7 +124,8 @@ def rank_correlation(
     def both(a: NDArray, b: NDArray) -> tuple[float, float]:
         if np.ptp(a) == 0 or np.ptp(b) == 0:
             return np.nan, np.nan
-        rho, tau = stats.spearmanr(a, b), stats.kendalltau(a, b)
+        rho: Any = stats.spearmanr(a, b)
+        tau: Any = stats.kendalltau(a, b)
         return float(rho.statistic), float(tau.statistic)
 
     rng = np.random.default_rng(seed)

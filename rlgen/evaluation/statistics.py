@@ -262,11 +262,11 @@ def _iqms(x: FloatArray, of_runs: FloatArray, of_tasks: FloatArray) -> FloatArra
     ordered, n = x[run, task], x.size
     cut, steps = n // 4, np.diff(ordered)
     # Small numbers and few samples at a time: they stay in the cache.
-    of_runs, of_tasks = of_runs.astype(np.int16), of_tasks.astype(np.int16)
+    rows, columns = of_runs.astype(np.int16), of_tasks.astype(np.int16)
     means = np.empty(len(of_runs))
     for i in range(0, len(of_runs), _AT_ONCE):
         part = slice(i, i + _AT_ONCE)
-        drawn = of_runs[part].take(run, axis=1) * of_tasks[part].take(task, axis=1)
+        drawn = rows[part].take(run, axis=1) * columns[part].take(task, axis=1)
         upto = np.clip(drawn.cumsum(axis=1, dtype=np.int32), cut, n - cut)
         # The sum of how many of each lie inside times their scores, by parts.
         total = upto[:, -1] * ordered[-1] - cut * ordered[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,8 @@ def _points(table: pd.DataFrame, column: str) -> pd.DataFrame:
         f"{column}_low": "low",
         f"{column}_high": "high",
     }
-    return table[list(names)].rename(columns=names)
+    part: Any = table[list(names)]
+    return part.rename(columns=names)
 
 
 def _intervals(

@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from rlgen import runs
 from rlgen.errors import UserError
@@ -182,9 +183,7 @@ def _render(
     # Only texts of ours, and tables that pandas has escaped, go in as they are.
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     for section in sections:
-        section["tables"] = [
-            jinja2.utils.markupsafe.Markup(t) for t in section["tables"]
-        ]
+        section["tables"] = [Markup(t) for t in section["tables"]]
     return environment.from_string(source).render(
         title=title, subtitle=subtitle, left_out=left_out, sections=sections
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rlgen import comparison, runs
+from rlgen import runs
 from rlgen.comparison import Compared
 from rlgen.evaluation import generalization, statistics
 from rlgen.runs import Run
@@ -70,13 +71,13 @@ def scores(compared: Mapping[str, Compared]) -> pd.DataFrame:
                 "seeds": returns.shape[0],
                 "levels": returns.shape[1],
             }
-            for column, x, statistic in (
-                ("return", returns, np.mean),
-                ("solved", solved, np.mean),
-                ("solved_iqm", solved, statistics.iqm),
+            for column, x, statistic, reps in (
+                ("return", returns, np.mean, 2000),
+                ("solved", solved, np.mean, 2000),
+                ("solved_iqm", solved, statistics.iqm, 500),
             ):
                 interval = statistics.stratified_bootstrap(
-                    x, statistic, resample_tasks=True
+                    x, statistic, reps, resample_tasks=True
                 )
                 row |= _columns(column, interval)
             rows.append(row)
@@ -188,7 +189,7 @@ def diagnostics(groups: Mapping[str, Sequence[Run]], last: float = 0.1) -> pd.Da
     for label, members in groups.items():
         parts = []
         for run in members:
-            metrics = run.metrics
+            metrics: Any = run.metrics
             if metrics.empty:
                 continue
             metrics = metrics[metrics["kind"] == "train"]
@@ -231,7 +232,7 @@ def _interval_text(point: float, low: float, high: float) -> str:
     return f"{_text(point)} ({_text(low)} to {_text(high)})"
 
 
-def _text(value: object) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, float | np.floating):
         if not np.isfinite(value):
             return "-"
@@ -248,9 +249,7 @@ def of_all(
     groups: Mapping[str, Sequence[Run]],
 ) -> tuple[dict[str, Compared], dict[str, pd.DataFrame]]:
     """The pooled groups, and every table that has rows, by name."""
-    compared = {
-        label: comparison.pool(label, members) for label, members in groups.items()
-    }
+    compared = {label: Compared(label, members) for label, members in groups.items()}
     held_out = "heldout"
     made = {
         "runs": overview(groups),

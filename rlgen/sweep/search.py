@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import math
 import warnings
@@ -44,13 +45,13 @@ def propose(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its own making, as it is imported
-            import sweeps
-    except ImportError:
-        sweeps = None
-    if not hasattr(sweeps, "next_run"):
+            # A folder called `sweeps` is a package to Python, though not this one.
+            engine: Any = importlib.import_module("sweeps")
+            next_run = engine.next_run
+    except (ImportError, AttributeError):
         raise UserError(
             f"{sweep.path} asks for a search: install the extra `rlgen[sweeps]`."
-        )
+        ) from None
     spec: dict[str, Any] = {
         "method": sweep.method,
         "parameters": {name: dict(p) for name, p in sweep.parameters.items()},
@@ -62,9 +63,9 @@ def propose(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
     for trial in trials:
         known = trial.result is not None
         runs.append(
-            sweeps.SweepRun(
+            engine.SweepRun(
                 config={name: {"value": v} for name, v in trial.settings.items()},
-                state=sweeps.RunState.finished if known else sweeps.RunState.running,
+                state=engine.RunState.finished if known else engine.RunState.running,
                 summary_metrics={metric: trial.result} if known else {},
             )
         )
@@ -74,7 +75,7 @@ def propose(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Gaussian processes on few points
-            run = sweeps.next_run(spec, runs)
+            run = next_run(spec, runs)
     except (ValueError, TypeError, KeyError) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{sweep.path} cannot be searched: {line}") from None
