@@ -2,7 +2,7 @@
 that the dataset lacks.
 
 python analysis/offline_gap.py make       # behaviour and datasets
-for f in sweeps/papers/cocoa/cpu-*.yaml; do rlgen sweep $f; done
+rlgen sweep sweeps/papers/cocoa/cpu-*.yaml
 python analysis/cocoa.py runs/cocoa       # tables and figures
 """
 

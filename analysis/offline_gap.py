@@ -2,9 +2,9 @@
 levels it never saw depends on the number of levels in its dataset.
 
 python analysis/offline_gap.py make                          # behaviour and datasets
-for f in sweeps/papers/offline-gap/tune/*.yaml; do rlgen sweep $f; done
+rlgen sweep sweeps/papers/offline-gap/tune/*.yaml
 python analysis/offline_gap.py choose runs/offline-gap-tune  # writes final/*.yaml
-for f in sweeps/papers/offline-gap/final/*.yaml; do rlgen sweep $f; done
+rlgen sweep sweeps/papers/offline-gap/final/*.yaml
 python analysis/offline_gap.py figure runs/offline-gap       # tables and figures
 """
 

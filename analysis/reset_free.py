@@ -2,7 +2,7 @@
 Yang et al. 2023), and its ablations.
 
 rlgen collect tabletop --recording demonstrations
-for f in sweeps/papers/robofume/cpu-*.yaml; do rlgen sweep $f; done
+rlgen sweep sweeps/papers/robofume/cpu-*.yaml
 python analysis/reset_free.py runs/robofume       # tables and figures
 """
 

@@ -42,7 +42,7 @@ def _usage() -> str:
     lines = ["usage: rlgen COMMAND ...", "", "commands:"]
     for name, verb in VERBS.items():
         summary = (verb.__doc__ or "").splitlines()[0]
-        lines.append(f"  {name:8} {summary}")
+        lines.append(f"  {name:9} {summary}")
     lines += ["", "`rlgen COMMAND --help` tells more."]
     return "\n".join(lines)
 
@@ -270,6 +270,29 @@ def _sweep(args: Sequence[str]) -> int:
     return local.run(known.files, flags, known.workers, gpus)
 
 
+def _reproduce(args: Sequence[str]) -> int:
+    """Run a paper's sweeps, then its tables and figures; without a name, list them."""
+    parser = argparse.ArgumentParser(
+        prog="rlgen reproduce", description=_reproduce.__doc__
+    )
+    parser.add_argument("paper", nargs="?", default="", help="its folder's name")
+    parser.add_argument("--size", default="cpu", help="cpu (default) or paper")
+    parser.add_argument("--workers", type=int, default=0, help="of `rlgen sweep`")
+    parser.add_argument("--gpus", default="", help="of `rlgen sweep`")
+    parser.add_argument("--dry-run", action="store_true", help="only list the commands")
+    known = parser.parse_args(args)
+    from rlgen import reproduce
+
+    if not known.paper:
+        reproduce.show()
+        return 0
+    flags = ["--workers", str(known.workers)] if known.workers else []
+    flags += ["--gpus", known.gpus] if known.gpus else []
+    return reproduce.run(
+        known.paper, known.size, sweep_flags=flags, dry_run=known.dry_run
+    )
+
+
 def _report(args: Sequence[str]) -> int:
     """Write one page about many runs, with tables and figures for papers."""
     parser = argparse.ArgumentParser(prog="rlgen report", description=_report.__doc__)
@@ -314,6 +337,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "collect": _collect,
     "sweep": _sweep,
     "report": _report,
+    "reproduce": _reproduce,
     "bench": _bench,
     "ls": _ls,
 }
