@@ -176,10 +176,10 @@ class WandbSink:
             pictures = self._pictures(store)
             if pictures:
                 # Not from what was logged: the run may have ended in an earlier call.
-                last = store.read_metrics()[list(AXES)].tail(1)
-                axes = last.to_dict("records")[0]
+                last = store.read_metrics().iloc[-1]
+                axes = {name: float(last[name]) for name in AXES}
                 # An earlier step than the run's is dropped, its own is added to.
-                run.log(pictures | axes, step=max(axes["update"], run.step))
+                run.log(pictures | axes, step=max(int(axes["update"]), run.step))
             for artifact in self._artifacts(store):
                 run.log_artifact(artifact)
 
