@@ -1,6 +1,6 @@
 """Reads what wandb wrote in offline mode, from the bytes of its file.
 
-The file is a log as LevelDB has it: after a header of 7 bytes come blocks of 32 KiB with
+The file is a log as LevelDB has it: after a header of 7 bytes, blocks of 32 KiB hold
 pieces of records, each behind its checksum (4 bytes), length (2) and kind (1: whole,
 2: first, 3: middle, 4: last). A record is a protocol buffer.
 """

@@ -142,7 +142,7 @@ def test_rows_of_all_seeds_come_together_and_pictures_before_the_end(resumed):
 
 
 def test_wandb_has_statistics_of_the_rows_in_the_files(resumed):
-    """Against SciPy and NumPy on metrics.jsonl; a film of the end is in the last row."""
+    """Against SciPy and NumPy on metrics.jsonl, row by row."""
     store, _, _ = resumed
     metrics = store.read_metrics()
     folders = offline_wandb.runs(store.path)
