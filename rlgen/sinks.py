@@ -256,11 +256,13 @@ def open_wandb(
     try:
         import wandb
 
-        if config.wandb == "online":
-            wandb.login(timeout=_LOGIN_TIMEOUT_S)
+        mode = config.wandb
+        if mode == "online" and not wandb.login(timeout=_LOGIN_TIMEOUT_S):
+            # Nobody gave a key in time, or chose to do without: `init` would ask again.
+            mode = "offline"
         for seed, options in _runs_to_open(config, store).items():
             run = wandb.init(
-                mode="offline" if config.wandb == "offline" else "online",
+                mode="offline" if mode == "offline" else "online",
                 dir=str(store.path.resolve()),
                 resume="allow",
                 # Whoever calls from Python may have a run of their own open.

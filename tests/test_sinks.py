@@ -344,6 +344,13 @@ def test_a_sweep_names_run_and_project(tmp_path, monkeypatch):
     assert len(module.options_of_init()) == 2
 
 
+def test_without_a_key_from_the_terminal_it_is_an_offline_run(tmp_path, monkeypatch):
+    module = fake(monkeypatch)
+    monkeypatch.setattr(module, "login", lambda timeout: False, raising=False)
+    sinks.open_wandb(RunConfig(wandb="online"), RunStore(tmp_path), {})
+    assert [options["mode"] for options in module.options_of_init()] == ["offline"]
+
+
 def test_runs_of_two_directories_are_two_runs(tmp_path, monkeypatch):
     """wandb would drop the rows of a repeated run: it has seen those steps."""
     module = fake(monkeypatch)
