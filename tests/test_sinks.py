@@ -157,14 +157,15 @@ def test_wandb_has_statistics_of_the_rows_in_the_files(resumed):
             if len(x) == 0:
                 assert name not in row
                 continue
-            np.testing.assert_allclose(row[name], np.mean(x), rtol=1e-12)
+            np.testing.assert_allclose(row[name], np.mean(x), rtol=1e-9)
             is_eval = name.startswith("eval_")
             assert (f"{name}/iqm" in row) == is_eval
             if is_eval:
                 assert len(x) == 4
                 middle = stats.trim_mean(x, 0.25)
-                np.testing.assert_allclose(row[f"{name}/iqm"], middle, rtol=1e-12)
-                assert row[f"{name}/min"] == x.min() and row[f"{name}/max"] == x.max()
+                expected = {"iqm": middle, "min": x.min(), "max": x.max()}
+                for key, value in expected.items():
+                    np.testing.assert_allclose(row[f"{name}/{key}"], value, rtol=1e-9)
             compared += 1
         assert compared > 10
         assert ("eval_heldout_return" in row) == (row["_step"] in (4, 6))
