@@ -162,6 +162,8 @@ class RunConfig:
       run_dir: directory of this run; empty for one named by the settings' hash.
       wandb: "off", "offline" or "online".
       wandb_project: project of the wandb run.
+      wandb_per_seed: one wandb run for each seed, in one group, instead of one run
+        with statistics over all seeds.
       progress: show a progress bar.
       pictures: draw curves, levels and the agent at the end.
     """
@@ -178,6 +180,7 @@ class RunConfig:
     run_dir: str = dataclasses.field(default="", metadata=NOT_HASHED)
     wandb: str = dataclasses.field(default="off", metadata=NOT_HASHED)
     wandb_project: str = dataclasses.field(default="rlgen", metadata=NOT_HASHED)
+    wandb_per_seed: bool = dataclasses.field(default=False, metadata=NOT_HASHED)
     progress: bool = dataclasses.field(default=True, metadata=NOT_HASHED)
     pictures: bool = dataclasses.field(default=True, metadata=NOT_HASHED)
 

@@ -264,17 +264,20 @@ def run(
     experiment: Experiment,
     config: RunConfig,
     store: RunStore,
-    sinks: list[Sink] | None = None,
+    sinks: Sequence[Sink] = (),
     program: Program | None = None,
 ) -> PyTree:
     """Trains to the end, or on from the last checkpoint; returns the states [S, ...].
+
+    Args:
+      sinks: what rows go to beside the files. Who opened them closes them: there may
+        be pictures to come (`rlgen.sinks.closing`).
 
     Raises:
       Preempted: a signal came; a checkpoint was saved.
       NonFinite: the loss or parameters became NaN; the last checkpoint is from before.
       UserError: the run directory cannot be written any more.
     """
-    sinks = sinks or []
     program = program or Program(experiment, config)
     checkpoints = Checkpoints(store.checkpoint_dir)
     status = "failed"
@@ -294,8 +297,6 @@ def run(
         with contextlib.suppress(OSError):
             if status != "done":  # `finish` marks a run as done
                 store.update_run(status=status)
-        for sink in sinks:
-            sink.close(status)
 
 
 class _Loop:
@@ -305,7 +306,7 @@ class _Loop:
         self.program: Program = program
         self.config: RunConfig = config
         self.store: RunStore = store
-        self.sinks: list[Sink] = sinks
+        self.sinks: Sequence[Sink] = sinks
         self.checkpoints: Checkpoints = checkpoints
         self.stop_signal: Callable[[], int | None] = stop_signal
         self.wall_s = 0.0
@@ -422,8 +423,7 @@ class _Loop:
     def _log(self, rows: Sequence[Row]) -> None:
         self.store.append_metrics(rows)
         for sink in self.sinks:
-            for row in rows:
-                sink.log(row)
+            sink.log(rows)
 
     def _evaluate(self, states: PyTree, update: int) -> None:
         results = jax.device_get(self.program.evaluate(states, update))

@@ -5,18 +5,100 @@ A sink never stops a run: wandb may be missing, offline or broken.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import re
+import secrets
 import sys
 import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from rlgen.store import Row
+from rlgen import runner
+from rlgen.config import RunConfig
+from rlgen.store import Row, RunStore, Sink
+
+#: What says when a row is from: the x axes of wandb's charts.
+AXES = ("update", "env_steps", "wall_s")
+_NOT_METRICS = {"kind", "seed", *AXES}
+
+# Nobody may be at the terminal where wandb asks for a key, and a network that is gone
+# may not come back: what was not sent is on disk for `wandb sync`.
+_LOGIN_TIMEOUT_S = 60
+_FINISH_TIMEOUT_S = 300.0
+
+
+@contextlib.contextmanager
+def closing(sinks: Sequence[Sink]) -> Iterator[None]:
+    """Closes all sinks when the block ends, and tells them how it did.
+
+    The status is "done", "preempted" (the block raised `runner.Preempted`) or "failed".
+    """
+    status = "failed"
+    try:
+        yield
+        status = "done"
+    except runner.Preempted:
+        status = "preempted"
+        raise
+    finally:
+        # A stack closes the others when one raises; what was opened last closes first.
+        with contextlib.ExitStack() as stack:
+            for sink in sinks:
+                stack.callback(sink.close, status)
+
+
+def numbers(row: Row) -> dict[str, float]:
+    """The metrics of a row that are finite numbers; no seed, no axes, no text."""
+    return {
+        name: float(value)
+        for name, value in row.items()
+        if name not in _NOT_METRICS
+        and value is not None
+        and not isinstance(value, str)
+        and math.isfinite(value)
+    }
+
+
+def means(rows: Sequence[Row]) -> dict[str, float]:
+    """Each metric's mean over the seeds [S] whose rows have it as a finite number."""
+    return {name: math.fsum(x) / len(x) for name, x in _by_name(rows).items()}
+
+
+def spread(rows: Sequence[Row]) -> dict[str, float]:
+    """`<name>/iqm`, `/min` and `/max` over seeds [S] of every metric `eval_*`.
+
+    Empty for one seed. The interquartile mean is that of all tables
+    (`statistics.iqm`, Agarwal et al. 2021).
+    """
+    if len(rows) < 2:
+        return {}
+    # Not at the top: SciPy's statistics are memory that compilation can use.
+    from rlgen.evaluation import statistics
+
+    values: dict[str, float] = {}
+    for name, x in _by_name(rows).items():
+        if name.startswith("eval_"):
+            values[f"{name}/iqm"] = float(statistics.iqm(x))
+            values[f"{name}/min"] = min(x)
+            values[f"{name}/max"] = max(x)
+    return values
+
+
+def _by_name(rows: Sequence[Row]) -> dict[str, list[float]]:
+    """All seeds' values of each metric."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in numbers(row).items():
+            found.setdefault(name, []).append(value)
+    return found
 
 
 class ProgressBar:
-    """Updates done, throughput, time left and the current solve rate."""
+    """Updates done, throughput, time left and the current solve rate over seeds."""
 
     def __init__(self, n_updates: int):
         self._bar = tqdm(
@@ -31,19 +113,23 @@ class ProgressBar:
             self._bar.mininterval = self._bar.maxinterval = 10.0
         self._shown: dict[str, str] = {}
 
-    def log(self, row: Row) -> None:
-        """Moves the bar to the row's update."""
+    def log(self, rows: Sequence[Row]) -> None:
+        """Moves the bar to the rows' update."""
+        values = means(rows)
         for name, label in (
             ("train_solve_rate", "train"),
             ("eval_solve_rate", "held-out"),
         ):
-            value = row.get(name)
-            if value is not None and math.isfinite(value):
-                self._shown[label] = f"{value:.2f}"
-        if row.get("steps_per_s"):
-            self._shown["steps/s"] = f"{row['steps_per_s']:,.0f}"
+            if name in values:
+                self._shown[label] = f"{values[name]:.2f}"
+        if values.get("steps_per_s"):
+            self._shown["steps/s"] = f"{values['steps_per_s']:,.0f}"
         self._bar.set_postfix(self._shown, refresh=False)
-        self._bar.update(row["update"] - self._bar.n)
+        self._bar.update(rows[0]["update"] - self._bar.n)
+
+    def complete(self, store: RunStore) -> None:
+        """Has nothing to add to a run that is over."""
+        del store
 
     def close(self, status: str) -> None:
         """Leaves the bar as it stands."""
@@ -52,67 +138,195 @@ class ProgressBar:
 
 
 class WandbSink:
-    """One wandb run for all seeds, every seed's metrics under its number."""
+    """One wandb run with statistics over seeds, or one for each seed.
 
-    def __init__(
-        self, mode: str, name: str, run_id: str, config: dict[str, Any], **init
-    ):
-        import wandb
+    Rows are logged at wandb's step `update`, so a run that goes on continues its charts
+    in offline mode too, where a new process knows nothing of the steps before.
 
-        self._run = wandb.init(
-            mode="offline" if mode == "offline" else "online",
-            project=init.pop("project", "rlgen"),
-            name=name,
-            id=run_id,
-            resume="allow",
-            config=config,
-            **init,
-        )
+    Args:
+      wandb: the module.
+      runs: the open runs: of all seeds under None, or each under its seed. The first
+        one also gets pictures and artifacts, which belong to all seeds.
+    """
+
+    def __init__(self, wandb: Any, runs: Mapping[int | None, Any]):
+        self._wandb = wandb
+        self._runs = dict(runs)
         self._alive = True
 
-    def log(self, row: Row) -> None:
-        """Sends one row; a failure is reported once and ends this sink only."""
+    def log(self, rows: Sequence[Row]) -> None:
+        """Sends the rows of one update; see `means` and `spread`."""
+        axes = {name: rows[0][name] for name in AXES}
+
+        def send() -> None:
+            for seed, run in self._runs.items():
+                if seed is None:
+                    values = means(rows) | spread(rows)
+                else:
+                    values = means([row for row in rows if row["seed"] == seed])
+                run.log(values | axes, step=axes["update"])
+
+        self._attempt(send)
+
+    def complete(self, store: RunStore) -> None:
+        """Sends the pictures, and levels and newest checkpoint as artifacts."""
+        run = next(iter(self._runs.values()))
+
+        def send() -> None:
+            pictures = self._pictures(store)
+            if pictures:
+                # Not from what was logged: the run may have ended in an earlier call.
+                last = store.read_metrics().iloc[-1]
+                axes = {name: float(last[name]) for name in AXES}
+                # An earlier step than the run's is dropped, its own is added to.
+                run.log(pictures | axes, step=max(int(axes["update"]), run.step))
+            for artifact in self._artifacts(store):
+                run.log_artifact(artifact)
+
+        self._attempt(send)
+
+    def close(self, status: str) -> None:
+        """Ends the wandb runs; preempted ones are marked as to be continued."""
+
+        def end(run: Any) -> None:
+            if status == "preempted":
+                run.mark_preempting()
+            run.finish(exit_code=0 if status == "done" else 1)
+
+        for run in self._runs.values():
+            if self._alive:
+                self._attempt(lambda run=run: end(run))
+            else:  # reported already
+                with contextlib.suppress(Exception):
+                    end(run)
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        """A failure is reported once and ends this sink only."""
         if not self._alive:
             return
-        values = {
-            f"seed{row['seed']}/{name}": value
-            for name, value in row.items()
-            if name not in ("seed", "update", "env_steps", "wall_s", "kind")
-            and not isinstance(value, str)
-            and value is not None
-            and math.isfinite(value)
-        }
-        shared = {name: row[name] for name in ("update", "env_steps", "wall_s")}
         try:
-            self._run.log(values | shared)
+            action()
         except Exception as error:  # wandb raises many kinds; none may end a run
             self._alive = False
             warnings.warn(
-                f"wandb stopped logging ({error}); the files go on.", stacklevel=2
+                f"wandb stopped logging ({_in_a_line(error)}); the files go on.",
+                stacklevel=3,
             )
 
-    def close(self, status: str) -> None:
-        """Ends the wandb run; a preempted one is marked as to be continued."""
-        try:
-            if status == "preempted":
-                self._run.mark_preempting()
-            self._run.finish(exit_code=0 if status == "done" else 1)
-        except Exception as error:  # as above
-            warnings.warn(f"wandb did not close ({error}).", stacklevel=2)
+    def _pictures(self, store: RunStore) -> dict[str, Any]:
+        """The run's pictures as wandb's media; films are copied as they are."""
+        media = {}
+        for path in sorted(store.figures_dir.iterdir()):
+            kind = {".png": self._wandb.Image, ".gif": self._wandb.Video}.get(
+                path.suffix
+            )
+            if kind is not None:
+                media[f"figures/{path.stem}"] = kind(str(path))
+        return media
+
+    def _artifacts(self, store: RunStore) -> Iterator[Any]:
+        name = _name(store)
+        folders = {"levels": store.levels_dir, "checkpoint": store.newest_checkpoint()}
+        for kind, folder in folders.items():
+            if folder is not None and folder.is_dir():
+                artifact = self._wandb.Artifact(f"{name}-{kind}", type=kind)
+                # As they lie there, without a copy in the user's home: they change no
+                # more, and `wandb sync` may come much later.
+                artifact.add_dir(
+                    str(folder.resolve()), policy="immutable", skip_cache=True
+                )
+                yield artifact
 
 
 def open_wandb(
-    mode: str, name: str, run_id: str, config: dict[str, Any], **init: Any
+    config: RunConfig, store: RunStore, settings: Mapping[str, Any]
 ) -> WandbSink | None:
-    """A wandb sink, or None if it is off, missing or does not start."""
-    if mode == "off":
+    """A wandb sink, or None if it is off, missing or does not start.
+
+    wandb's files lie in the run directory, and run.json keeps the id there, so the same
+    run goes on when the directory does. In a sweep of wandb the agent names run and
+    project instead, and there is one run whatever `wandb_per_seed` says.
+
+    Args:
+      settings: all settings of the run, flat, for wandb's tables.
+    """
+    if config.wandb == "off":
         return None
+    runs: dict[int | None, Any] = {}
     try:
-        return WandbSink(mode, name, run_id, config, **init)
+        import wandb
+
+        mode = config.wandb
+        if mode == "online" and not wandb.login(timeout=_LOGIN_TIMEOUT_S):
+            # Nobody gave a key in time, or chose to do without: `init` would ask again.
+            mode = "offline"
+        for seed, options in _runs_to_open(config, store).items():
+            run = wandb.init(
+                mode="offline" if mode == "offline" else "online",
+                dir=str(store.path.resolve()),
+                resume="allow",
+                # Whoever calls from Python may have a run of their own open.
+                reinit="create_new",
+                config=dict(settings),
+                allow_val_change=True,
+                **options,
+            )
+            runs[seed] = run
+            for name in AXES:
+                run.define_metric(name)
+            run.define_metric("*", step_metric="env_steps")
     except Exception as error:  # no network, no key, no wandb: the run goes on
+        for run in runs.values():
+            with contextlib.suppress(Exception):
+                run.finish(exit_code=1)
         warnings.warn(
-            f"wandb does not start ({type(error).__name__}: {error}); logging to files "
-            "only.",
+            f"wandb does not start ({_in_a_line(error)}); logging to files only.",
             stacklevel=2,
         )
         return None
+    return WandbSink(wandb, runs)
+
+
+def _runs_to_open(
+    config: RunConfig, store: RunStore
+) -> dict[int | None, dict[str, Any]]:
+    """What `wandb.init` is told of each run, by seed, or under None of all seeds."""
+    name = _name(store)
+    options: dict[str, Any] = {"name": name}
+    if not os.environ.get("WANDB_FINISH_TIMEOUT"):
+        options["settings"] = {"finish_timeout": _FINISH_TIMEOUT_S}
+    in_sweep = bool(os.environ.get("WANDB_SWEEP_ID"))
+    if not in_sweep:
+        options["project"] = config.wandb_project
+    if in_sweep or os.environ.get("WANDB_RUN_ID"):
+        if config.wandb_per_seed:
+            warnings.warn(
+                "wandb's environment variables name one run: all seeds are logged to "
+                "it, as without --wandb-per-seed.",
+                stacklevel=3,
+            )
+        return {None: options}
+    run_id = store.read_run().get("wandb_id")
+    if run_id is None:
+        # Another directory is another run, even one of the same name: wandb would drop
+        # the rows of steps that it has seen.
+        run_id = f"{name}-{secrets.token_hex(3)}"
+        store.update_run(wandb_id=run_id)
+    if not config.wandb_per_seed:
+        return {None: options | {"id": run_id}}
+    return {
+        seed: options
+        | {"id": f"{run_id}-seed{seed}", "name": f"{name}-seed{seed}", "group": name}
+        for seed in range(config.seed, config.seed + config.seeds)
+    }
+
+
+def _name(store: RunStore) -> str:
+    """The run directory's name with the characters that wandb takes for all names."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", store.path.resolve().name)
+
+
+def _in_a_line(error: Exception) -> str:
+    """What went wrong, without the rest of a long message."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}".rstrip(": ")

@@ -4,9 +4,11 @@
     run.json         status, versions, commit, device, steps, seconds
     metrics.jsonl    one line per seed and logging interval, appended and flushed
     metrics.parquet  the same, at the end
+    levels/          the held-out level sets that are evaluated on (npz)
     checkpoints/     the whole carry (orbax)
     eval/            one row per seed, level set, level and episode (parquet)
     figures/         pictures
+    wandb/           what wandb keeps, with --wandb
     DONE             the run is complete
 
 Its name carries the hash of the settings, so a run that was stopped, requeued or
@@ -41,14 +43,22 @@ FORMAT = 1
 
 
 class Sink(Protocol):
-    """Something that rows of metrics go to, beside the files."""
+    """Something that rows of metrics go to, beside the files. It raises nothing."""
 
-    def log(self, row: Row) -> None:
-        """Takes one row: `seed`, `update`, `env_steps`, `wall_s` and metrics."""
+    def log(self, rows: Sequence[Row]) -> None:
+        """Takes one update's rows, one per seed, all of them of one `kind`.
+
+        A row has `kind` ("train" or "eval"), `seed`, `update`, `env_steps` (of its
+        seed), `wall_s` and metrics.
+        """
+        ...
+
+    def complete(self, store: RunStore) -> None:
+        """All rows and pictures are there; called once, and not if a run fails."""
         ...
 
     def close(self, status: str) -> None:
-        """The run ended with this status."""
+        """The run ended: "done", "preempted" or "failed". Called once, in any case."""
         ...
 
 
@@ -114,9 +124,20 @@ class RunStore:
         return self.path / "figures"
 
     @property
+    def levels_dir(self) -> Path:
+        """Where held-out level sets go."""
+        return self.path / "levels"
+
+    @property
     def checkpoint_dir(self) -> Path:
         """Where orbax keeps the carry."""
         return self.path / "checkpoints"
+
+    def newest_checkpoint(self) -> Path | None:
+        """The folder of the newest whole checkpoint; None before the first."""
+        # orbax names a folder by its update once all of it is written.
+        found = [p for p in self.checkpoint_dir.glob("*") if p.name.isdigit()]
+        return max(found, key=lambda path: int(path.name), default=None)
 
     @property
     def metrics_path(self) -> Path:

@@ -15,7 +15,7 @@ from rlgen import registry, runner, runs, sinks
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm, Experiment
-from rlgen.store import RunStore
+from rlgen.store import RunStore, Sink, unwritable
 
 PyTree = Any
 
@@ -146,27 +146,42 @@ def run_training(config: TrainConfig, *, show_settings: bool = False) -> RunStor
 def _run(config: TrainConfig, experiment: Experiment, store: RunStore) -> None:
     """From the last checkpoint to pictures and DONE."""
     program = runner.Program(experiment, config.run)
-    outputs = []
-    if config.run.progress:
-        outputs.append(sinks.ProgressBar(config.run.n_updates))
-    wandb_sink = sinks.open_wandb(
-        config.run.wandb,
-        name=store.path.name,
-        run_id=store.path.name,
-        config=configs.flatten(config),
-        project=config.run.wandb_project,
-        folder=str(store.path),
-    )
+    save_levels(experiment, store)
+    outputs: list[Sink] = []
+    wandb_sink = sinks.open_wandb(config.run, store, configs.flatten(config))
     if wandb_sink:
         outputs.append(wandb_sink)
-    states = runner.run(experiment, config.run, store, outputs, program)
-    experiment.export(states, store.path)
-    if config.run.pictures:
-        # Statistics and pictures take 70 MiB: not while training needs the memory.
-        from rlgen import reports
+    if config.run.progress:
+        outputs.append(sinks.ProgressBar(config.run.n_updates))
+    with sinks.closing(outputs):
+        states = runner.run(experiment, config.run, store, outputs, program)
+        experiment.export(states, store.path)
+        if config.run.pictures:
+            # Statistics and pictures take 70 MiB: not while training needs the memory.
+            from rlgen import reports
 
-        reports.draw(experiment, store, states)
-    store.finish()
+            reports.draw(experiment, store, states)
+        for output in outputs:
+            output.complete(store)
+        store.finish()
+
+
+def save_levels(experiment: Experiment, store: RunStore) -> None:
+    """Writes the held-out level sets of an experiment into its run directory.
+
+    Each set is a file that `LevelSet.load` and `rlgen eval --levels` read. Levels that
+    are trained on are left out: they are a dataset's, and may be many.
+
+    Raises:
+      UserError: the run directory cannot be written any more.
+    """
+    try:
+        for name, level_set in experiment.eval_sets.items():
+            path = store.levels_dir / f"{name}.npz"
+            if level_set.split != "train" and not path.exists():
+                level_set.save(path)
+    except OSError as error:
+        raise unwritable(store.path, error) from error
 
 
 def finished_runs(folder: str | Path) -> Iterator[tuple[Any, RunStore]]:

@@ -217,7 +217,8 @@ def test_every_setting_has_one_name_and_survives_yaml(algorithm, preset, tmp_pat
 def test_the_hash_knows_results_from_logging():
     base = training.make_config("plr")
     digest = configs.config_hash(base)
-    for field, value in (("out", "x"), ("wandb", "offline"), ("log_every", 3)):
+    logging = (("out", "x"), ("wandb", "offline"), ("wandb_per_seed", True))
+    for field, value in (*logging, ("log_every", 3)):
         assert (
             configs.config_hash(training.make_config("plr", settings={field: value}))
             == digest

@@ -25,6 +25,7 @@ TOP = (
     "collection",
     "comparison",
     "meta_suite",
+    "sinks",
     "sweep",
 )
 ENVIRONMENTS = ("rlgen.envs", "rlgen.interop")

@@ -257,44 +257,6 @@ def test_evaluation_does_not_change_training(whole, tmp_path):
     assert_same_bits(train(config, tmp_path)[1], whole[1])
 
 
-def test_a_broken_sink_never_stops_a_run(tmp_path):
-    from rlgen import sinks
-
-    class Broken:
-        def log(self, *args, **kwargs):
-            raise ConnectionError("no network")
-
-        def finish(self, *args, **kwargs):
-            raise ConnectionError("no network")
-
-        mark_preempting = finish
-
-    sink = object.__new__(sinks.WandbSink)
-    sink._run, sink._alive = Broken(), True
-    config = tiny("dr", n_updates=2)
-    store = RunStore.open(tmp_path, config.name, config)
-    with pytest.warns(UserWarning, match="wandb stopped logging"):
-        runner.run(config.build(), config.run, store, [sink])
-    assert store.metrics_size() > 0
-
-
-def test_wandb_offline_writes_a_run_and_missing_wandb_is_a_warning(
-    tmp_path, monkeypatch
-):
-    from rlgen import sinks
-
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    sink = sinks.open_wandb("offline", "name", "id-1", {"lr": 1.0}, dir=str(tmp_path))
-    assert sink is not None
-    sink.log({"seed": 0, "update": 1, "env_steps": 2, "wall_s": 0.1, "loss": 0.5})
-    sink.close("done")
-    assert list(tmp_path.glob("wandb/offline-run-*"))
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.warns(UserWarning, match="logging to files"):
-        assert sinks.open_wandb("online", "name", "id-2", {}) is None
-    assert sinks.open_wandb("off", "name", "id-3", {}) is None
-
-
 def test_an_unwritable_directory_says_so(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
