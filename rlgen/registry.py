@@ -37,6 +37,7 @@ def load(group: str, name: str) -> Any:
     known = names(group)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise UserError(
+    kind = _KINDS[group]
+    raise UserError(f"Unknown {kind} {name}: {hint}Known are {', '.join(known)}.")
         f"Unknown {_KINDS[group]} {name}: {hint}Known are {', '.join(known)}."
     )
