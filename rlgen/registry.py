@@ -39,5 +39,3 @@ def load(group: str, name: str) -> Any:
     hint = f"did you mean {near[0]}? " if near else ""
     kind = _KINDS[group]
     raise UserError(f"Unknown {kind} {name}: {hint}Known are {', '.join(known)}.")
-        f"Unknown {_KINDS[group]} {name}: {hint}Known are {', '.join(known)}."
-    )
