@@ -168,8 +168,10 @@ class LevelSpace(abc.ABC, Generic[LevelT]):
 
     def example(self) -> LevelT:
         """Any level of the right shapes (host arrays), for templates and checks."""
-        level = jax.jit(self.sample)(jax.random.key(0))
-        return jax.tree.map(np.asarray, level)
+        # Asked for while programs are traced, too.
+        with jax.ensure_compile_time_eval():
+            level = jax.jit(self.sample)(jax.random.key(0))
+            return jax.tree.map(np.asarray, level)
 
 
 def split_of(level_hash: jax.Array) -> jax.Array:

@@ -248,6 +248,12 @@ class TestAFamilyThatOnlySamples:
         assert bool(self.space.valid(level))
         assert self.space.features(level) == {}
 
+    def test_its_example_is_of_the_host_wherever_it_is_asked_for(self):
+        inside = []
+        jax.eval_shape(lambda: inside.append(self.space.example()))
+        chex.assert_trees_all_equal(inside[0], self.space.example())
+        assert all(type(x) is np.ndarray for x in jax.tree.leaves(inside[0]))
+
     def test_text_round_trips_to_the_same_bits(self):
         level_set = LevelSet.generate(self.space, 5, seed=0, split="train")
         for i in range(5):
