@@ -196,12 +196,14 @@ def test_a_guide_followed_to_the_letter_trains(name, tmp_path, python):
     for words in trained:
         store = RunStore(tmp_path / words[words.index("--run-dir") + 1])
         assert store.is_done
-        assert store.read_run()["env_steps"] >= 0
         tables = sorted(store.eval_dir.glob("*.parquet"))
         episodes = pd.read_parquet(tables[-1])
         assert "heldout" in set(episodes["level_set"])
         assert episodes["return"].notna().all()
-        # The last row of metrics is of an update that trained, with finite numbers.
-        assert (store.read_metrics()["finite"] == 1).all()
+        metrics = store.read_metrics()
+        assert metrics["update"].max() == int(words[words.index("--n-updates") + 1])
+        finite = metrics["finite"].dropna()  # evaluations have rows of their own
+        assert len(finite) > 0
+        assert (finite == 1).all()
         assert any(store.figures_dir.iterdir())
     shutil.rmtree(tmp_path)
