@@ -100,7 +100,9 @@ def test_a_rule_file_with_other_shapes_is_refused(lpg_file, tmp_path):
 
 
 def test_names_and_settings_that_contradict_a_rule():
-    with pytest.raises(UserError, match="There is no rule nothing: choose a2c, ppo"):
+    with pytest.raises(
+        UserError, match="There is no rule nothing: choose a2c, dpo, lpg"
+    ):
         find("nothing")
     with pytest.raises(UserError, match="a2c needs n_epochs=1"):
         find("a2c").make(PPOConfig(n_epochs=4))
