@@ -307,7 +307,7 @@ def _report(args: Sequence[str]) -> int:
 
 
 def _ls(args: Sequence[str]) -> int:
-    """List algorithms, environments and runs."""
+    """List algorithms, environments, update rules and runs."""
     parser = argparse.ArgumentParser(prog="rlgen ls", description=_ls.__doc__)
     parser.add_argument("--out", default="runs", help="folder of the runs")
     options = parser.parse_args(args)
@@ -318,6 +318,7 @@ def _ls(args: Sequence[str]) -> int:
         entry = registry.load(registry.ALGORITHMS, name)
         print(f"  {name:12} {entry.summary} ({entry.source})")
     print("environments:", ", ".join(registry.names(registry.ENVS)))
+    print("update rules:", ", ".join(registry.names(registry.RULES)))
     runs = sorted(Path(options.out).glob("*/run.json"))
     if runs:
         print("runs:")

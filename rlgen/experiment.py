@@ -138,8 +138,8 @@ class Algorithm(abc.ABC):
 
     summary: str
     source: str
-    settings: Mapping[str, Any]
-    presets: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     env: str = "maze"
 
     def env_of(self, values: Mapping[str, Any]) -> str:

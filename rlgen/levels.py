@@ -100,39 +100,78 @@ class LevelFileError(UserError):
 
 
 class LevelSpace(abc.ABC, Generic[LevelT]):
-    """A family of levels. Implementations are frozen dataclasses, all jittable."""
+    """A family of levels. Implementations are frozen dataclasses, all jittable.
+
+    Only `sample` has to be written; what else there is has a default that holds for
+    any pytree of arrays.
+    """
 
     @abc.abstractmethod
     def sample(self, key: jax.Array) -> LevelT:
         """Generates one level."""
 
-    @abc.abstractmethod
     def valid(self, level: LevelT) -> jax.Array:
-        """Whether the level can be solved. () bool."""
+        """Whether the level can be solved: always, unless told. () bool."""
+        del level
+        return jnp.bool_(True)
 
-    @abc.abstractmethod
     def features(self, level: LevelT) -> dict[str, jax.Array]:
-        """Scalars that describe a level, for logs. float32[] each."""
+        """Scalars that describe a level, for logs: none unless told. float32[] each."""
+        del level
+        return {}
 
-    @abc.abstractmethod
     def mutate(self, key: jax.Array, level: LevelT) -> LevelT:
-        """Edits a level; the result differs from it."""
+        """Edits a level; the result differs from it.
 
-    @abc.abstractmethod
+        Raises:
+          UserError: the family has no edits.
+        """
+        del key, level
+        raise UserError(
+            f"{type(self).__name__} has no edits of levels: choose edit_prob 0 or an "
+            "algorithm that does not edit."
+        )
+
     def hash(self, level: LevelT) -> jax.Array:
-        """64 bits that identify the level: uint32[2]."""
+        """64 bits that identify the level, by default of all its leaves: uint32[2]."""
+        return hash_leaves(level)
 
-    @abc.abstractmethod
     def to_str(self, level: LevelT) -> str:
-        """The level as text that `from_str` reads back."""
+        """The level as text that `from_str` reads back: by default a line of JSON."""
+        leaves = jax.tree_util.tree_leaves_with_path(level)
+        return json.dumps({leaf_name(at): np.asarray(x).tolist() for at, x in leaves})
 
-    @abc.abstractmethod
     def from_str(self, text: str) -> LevelT:
         """Reads a level from text; raises `LevelFileError` on what it cannot read."""
+        names = []
 
-    @abc.abstractmethod
+        def read(at, leaf):
+            names.append(leaf_name(at))
+            given = np.asarray(values[names[-1]])
+            array = given.astype(leaf.dtype)
+            is_whole = not np.issubdtype(leaf.dtype, np.floating)
+            if array.shape != leaf.shape or (is_whole and np.any(array != given)):
+                raise ValueError(f"{names[-1]} is {values[names[-1]]!r}")
+            return array
+
+        try:
+            values = dict(json.loads(text))
+            level = jax.tree_util.tree_map_with_path(read, self.example())
+            if unknown := values.keys() - set(names):
+                raise ValueError(f"there is no {min(unknown)}")
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise LevelFileError(
+                f"This is no level of {type(self).__name__} ({error}): write it as "
+                f"{self.to_str(self.example())}."
+            ) from None
+        return level
+
     def example(self) -> LevelT:
         """Any level of the right shapes (host arrays), for templates and checks."""
+        # Asked for while programs are traced, too.
+        with jax.ensure_compile_time_eval():
+            level = jax.jit(self.sample)(jax.random.key(0))
+            return jax.tree.map(np.asarray, level)
 
 
 def split_of(level_hash: jax.Array) -> jax.Array:

@@ -301,9 +301,10 @@ def _short(name: str, rules: Sequence[NamedRule]) -> str:
             return configs.read_yaml(settings)["algorithm"]
         return Path(name).stem
 
-    if name in rule_library.HAND_WRITTEN:
+    by_hand = rule_library.hand_written()
+    if name in by_hand:
         return name
-    others = [*rule_library.HAND_WRITTEN, "untrained", "random"]
+    others = [*by_hand, "untrained", "random"]
     others += [short(rule.name) for rule in rules if rule.name != name]
     return name if short(name) in others else short(name)
 

@@ -1,4 +1,4 @@
-"""Names to things: algorithms and environments register through entry points.
+"""Names to things: environments, algorithms and rules register through entry points.
 
 The built-in ones too, so another project adds its own without touching this one:
 
@@ -16,6 +16,8 @@ from rlgen.errors import UserError
 
 ALGORITHMS = "rlgen.algorithms"
 ENVS = "rlgen.envs"
+RULES = "rlgen.rules"
+_KINDS = {ALGORITHMS: "algorithm", ENVS: "environment", RULES: "rule"}
 
 
 def names(group: str) -> list[str]:
@@ -32,8 +34,8 @@ def load(group: str, name: str) -> Any:
     for entry in metadata.entry_points(group=group):
         if entry.name == name:
             return entry.load()
-    kind = "algorithm" if group == ALGORITHMS else "environment"
     known = names(group)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
+    kind = _KINDS[group]
     raise UserError(f"Unknown {kind} {name}: {hint}Known are {', '.join(known)}.")

@@ -1,12 +1,15 @@
 """Level sets, splits by hash, rejection sampling, and files written whole or not."""
 
+import dataclasses
 import os
 import stat
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
 from rlgen.env import take
 from rlgen.envs.maze.levels import Empty, UniformWalls
@@ -14,7 +17,9 @@ from rlgen.errors import UserError
 from rlgen.files import write_atomically
 from rlgen.levels import (
     SPLITS,
+    LevelFileError,
     LevelSet,
+    LevelSpace,
     assert_disjoint,
     hash_text,
     mutate_split,
@@ -211,3 +216,67 @@ class TestWriteAtomically:
         assert stat.S_IMODE(ours.stat().st_mode) == stat.S_IMODE(
             ordinary.stat().st_mode
         )
+
+
+class Pair(struct.PyTreeNode):
+    """A level of two leaves."""
+
+    count: jax.Array  # () int32
+    place: jax.Array  # (2,) float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs(LevelSpace[Pair]):
+    """A family that says nothing but how its levels are drawn."""
+
+    def sample(self, key):
+        return Pair(
+            jax.random.randint(key, (), 0, 9, jnp.int32), jax.random.normal(key, (2,))
+        )
+
+
+class TestAFamilyThatOnlySamples:
+    space = Pairs()
+
+    def test_its_levels_are_told_apart_and_split_by_their_hash(self):
+        level_set = LevelSet.generate(self.space, 20, seed=0, split="validation")
+        assert len({h.tobytes() for h in level_set.hashes}) == 20
+        assert set(np.asarray(split_of(level_set.hashes))) == {1}
+        level = level_set[0]
+        other = level.replace(place=level.place + np.float32([0, 1e-6]))
+        assert np.any(self.space.hash(level) != self.space.hash(other))
+        assert bool(self.space.valid(level))
+        assert self.space.features(level) == {}
+
+    def test_its_example_is_of_the_host_wherever_it_is_asked_for(self):
+        inside = []
+        jax.eval_shape(lambda: inside.append(self.space.example()))
+        chex.assert_trees_all_equal(inside[0], self.space.example())
+        assert all(type(x) is np.ndarray for x in jax.tree.leaves(inside[0]))
+
+    def test_text_round_trips_to_the_same_bits(self):
+        level_set = LevelSet.generate(self.space, 5, seed=0, split="train")
+        for i in range(5):
+            again = self.space.from_str(self.space.to_str(level_set[i]))
+            chex.assert_trees_all_equal(again, level_set[i])
+            assert again.place.dtype == np.float32
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "[]",
+            '{"count": 1}',
+            '{"count": 1.5, "place": [0, 0]}',
+            '{"count": 1, "place": [0]}',
+            '{"count": 1, "place": [0, "x"]}',
+            '{"count": 1, "place": [0, 0], "more": 2}',
+        ],
+    )
+    def test_what_is_no_level_is_refused_with_an_example(self, text):
+        with pytest.raises(LevelFileError, match=r"no level of Pairs .*place"):
+            self.space.from_str(text)
+
+    def test_it_has_no_edits(self):
+        with pytest.raises(UserError, match="Pairs has no edits"):
+            self.space.mutate(jax.random.key(0), self.space.example())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -176,6 +177,35 @@ def advantages(
     )
 
 
+def descend(
+    config: PPOConfig,
+    hyper: Hyperparameters,
+    learner: Learner,
+    loss: Callable[[PyTree], tuple[jax.Array, dict[str, jax.Array]]],
+    lr_scale: jax.Array | float = 1.0,
+    *,
+    differentiable: bool = False,
+) -> tuple[Learner, dict[str, jax.Array]]:
+    """One step of a student's optimizer down a loss.
+
+    Args:
+      loss: from the student's parameters to the loss and metrics.
+      lr_scale: factor on the learning rate (annealing).
+      differentiable: see `optimizers.make`.
+
+    Returns:
+      the student, who has seen no further rollout, and the metrics with `grad_norm`.
+    """
+    grads, metrics = jax.grad(loss, has_aux=True)(learner.params)
+    metrics["grad_norm"] = optax.global_norm(jax.lax.stop_gradient(grads))
+    descent = optimizer(config, hyper, differentiable=differentiable)
+    updates, opt_state = descent.update(grads, learner.opt_state, learner.params)
+    params = jax.tree.map(
+        lambda p, u: p - hyper.lr * lr_scale * u, learner.params, updates
+    )
+    return learner.replace(params=params, opt_state=opt_state), metrics
+
+
 class Minibatch(struct.PyTreeNode):
     """What the loss reads, [T, B, ...] ([1, N, ...] for single steps)."""
 
@@ -260,7 +290,6 @@ def update(
     Returns:
       the student, and means of the loss terms over all gradient steps.
     """
-    descent = optimizer(config, hyper)
     drift = drift or DRIFTS[config.drift]
     batch = Minibatch(
         obs=trajectory.obs,
@@ -276,34 +305,28 @@ def update(
         # Without memory a step is an example of its own: [T, B] becomes [1, T B].
         batch = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
 
-    def gradient_step(carry, indices):
-        params, opt_state = carry
+    def gradient_step(learner, indices):
         part, part_memory = batch, memory
         if config.n_minibatches > 1:
             part = jax.tree.map(lambda x: jnp.take(x, indices, axis=1), batch)
             part_memory = jax.tree.map(lambda x: x[indices], memory)
-        (_, metrics), grads = jax.value_and_grad(
+        return descend(
+            config,
+            hyper,
+            learner,
             lambda p: loss(config, network, hyper, p, part_memory, part, drift),
-            has_aux=True,
-        )(params)
-        metrics["grad_norm"] = optax.global_norm(grads)
-        updates, opt_state = descent.update(grads, opt_state, params)
-        params = jax.tree.map(lambda p, u: p - hyper.lr * lr_scale * u, params, updates)
-        return (params, opt_state), metrics
+            lr_scale,
+        )
 
     n_examples = batch.reset.shape[1]
 
-    def epoch(carry, key):
+    def epoch(learner, key):
         order = jax.random.permutation(key, n_examples)
         parts = order.reshape(config.n_minibatches, -1)
-        return jax.lax.scan(gradient_step, carry, parts)
+        return jax.lax.scan(gradient_step, learner, parts)
 
-    (params, opt_state), metrics = jax.lax.scan(
-        epoch,
-        (learner.params, learner.opt_state),
-        jax.random.split(key, config.n_epochs),
+    learner, metrics = jax.lax.scan(
+        epoch, learner, jax.random.split(key, config.n_epochs)
     )
-    learner = Learner(
-        params=params, opt_state=opt_state, n_updates=learner.n_updates + 1
-    )
+    learner = learner.replace(n_updates=learner.n_updates + 1)
     return learner, jax.tree.map(jnp.mean, metrics)

@@ -1,9 +1,13 @@
-"""Rules by their names and files: hand-written ones, learned ones, ones that ship."""
+"""Rules by their names and files: hand-written ones, learned ones, ones that ship.
+
+Names are entry points of the group `rlgen.rules`, the built-in ones too. What is
+registered is a `NamedRule`, or the path of a file that `rlgen train lpg` made.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +15,7 @@ import jax
 import numpy as np
 
 from rlgen import config as configs
-from rlgen import store, trees
+from rlgen import registry, store, trees
 from rlgen.algos.meta import lpg, lpo
 from rlgen.algos.ppo import PPOConfig
 from rlgen.algos.rules import ONE_STEP, ActorCriticRule, LPGRule, UpdateRule
@@ -19,15 +23,11 @@ from rlgen.errors import UserError
 
 PyTree = Any
 
-#: Hand-written rules, and the settings that make them what they are.
-HAND_WRITTEN: Mapping[str, Mapping[str, Any]] = {
-    "a2c": {"n_epochs": 1, "n_minibatches": 1, "drift": "none", "clip_value": False},
-    "ppo": {"drift": "clip"},
-    "dpo": {"drift": "dpo"},
-}
-
 #: Learned rules that ship, each made by a command of ours that its file names.
 PRETRAINED = Path(__file__).parent / "meta" / "pretrained"
+LPG, LPO, TA_LPG, TA_LPO = (
+    PRETRAINED / f"{name}.npz" for name in ("lpg", "lpo", "ta-lpg", "ta-lpo")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,16 +111,18 @@ class NamedRule:
     """A rule that agents can learn by.
 
     Attributes:
-      name: as it was asked for.
+      name: as it was asked for; `find` fills it in.
       settings: of agents, that follow from it.
       shape: of its network; None for a hand-written one.
       params: of its network, one set for each meta-seed [M, ...]; None likewise.
+      kind: makes a hand-written rule from an agent's settings.
     """
 
-    name: str
-    settings: Mapping[str, Any]
+    name: str = ""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     shape: RuleConfig | None = None
     params: PyTree = None
+    kind: Callable[[PPOConfig], UpdateRule] = ActorCriticRule
 
     @property
     def is_lpg(self) -> bool:
@@ -139,9 +141,19 @@ class NamedRule:
                     f"The rule {self.name} needs {setting}={value}: leave {setting} "
                     "out."
                 )
-        return (
-            ActorCriticRule(config) if self.shape is None else self.shape.make(config)
-        )
+        return (self.kind if self.shape is None else self.shape.make)(config)
+
+
+A2C = NamedRule(
+    settings={
+        "n_epochs": 1,
+        "n_minibatches": 1,
+        "drift": "none",
+        "clip_value": False,
+    }
+)
+PPO = NamedRule(settings={"drift": "clip"})
+DPO = NamedRule(settings={"drift": "dpo"})
 
 
 def find(name: str) -> NamedRule:
@@ -150,9 +162,10 @@ def find(name: str) -> NamedRule:
     Raises:
       UserError: there is none, or its file does not hold one.
     """
-    if name in HAND_WRITTEN:
-        return NamedRule(name, HAND_WRITTEN[name])
-    files = _files(name)
+    entry = _registered(name)
+    if isinstance(entry, NamedRule):
+        return dataclasses.replace(entry, name=name)
+    files = _files(name) if entry is None else [Path(entry)]
     if not files:
         raise UserError(
             f"There is no rule {name}: choose {', '.join(names())}, or the file or "
@@ -169,16 +182,25 @@ def find(name: str) -> NamedRule:
 
 
 def names() -> list[str]:
-    """Of rules that are hand-written or ship."""
-    return [*HAND_WRITTEN, *sorted(f.stem for f in PRETRAINED.glob("*.npz"))]
+    """Of rules that are registered."""
+    return registry.names(registry.RULES)
+
+
+def hand_written() -> list[str]:
+    """Names of registered rules that nobody had to learn."""
+    return [name for name in names() if isinstance(_registered(name), NamedRule)]
 
 
 def is_rule(name: str) -> bool:
     """Whether `find` knows something by this name."""
-    return name in HAND_WRITTEN or bool(_files(name))
+    return name in names() or bool(_files(name))
+
+
+def _registered(name: str) -> Any:
+    return registry.load(registry.RULES, name) if name in names() else None
 
 
 def _files(name: str) -> list[Path]:
     path = Path(name)
     in_run = sorted(path.glob("rule-*.npz")) if path.is_dir() else []
-    return in_run or [f for f in (path, PRETRAINED / f"{name}.npz") if f.is_file()][:1]
+    return in_run or [path] * path.is_file()

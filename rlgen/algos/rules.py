@@ -16,7 +16,6 @@ from typing import Any
 import gymnasium
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from rlgen.algos import ppo
@@ -30,9 +29,19 @@ PyTree = Any
 Metrics = dict[str, jax.Array]
 
 
+class Advantages(struct.PyTreeNode):
+    """Targets of actor-critics."""
+
+    advantage: jax.Array  # (T, B) float32
+    value: jax.Array  # (T, B) float32, what the value should have been
+
+
 @dataclasses.dataclass(frozen=True)
 class UpdateRule(abc.ABC):
     """A rule for agents with these settings.
+
+    It has to say how an agent learns from a rollout (`learn`, `metrics`). By default
+    its network gives one value beside the policy, and targets are advantages by GAE.
 
     Attributes:
       config: of the agent: rollouts, optimizer and what else the rule reads.
@@ -41,14 +50,14 @@ class UpdateRule(abc.ABC):
     config: PPOConfig
 
     @property
-    @abc.abstractmethod
     def n_values(self) -> int:
         """Numbers that the network gives beside its policy."""
+        return 1
 
     @property
     @abc.abstractmethod
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics of `learn`."""
+        """Names of the metrics of `learn`; `loss` is one of them."""
 
     def init(self, key: jax.Array) -> PyTree:
         """Parameters of a rule that knows nothing; None if there are none to learn."""
@@ -58,7 +67,6 @@ class UpdateRule(abc.ABC):
         """Raises `UserError` if the rule cannot serve agents that act like this."""
         del action_space
 
-    @abc.abstractmethod
     def targets(
         self,
         network: ActorCritic,
@@ -67,7 +75,17 @@ class UpdateRule(abc.ABC):
         trajectory: Trajectory,
         last_value: jax.Array,
     ) -> Any:
-        """What the rule makes of a rollout [T, B]."""
+        """What the rule makes of a rollout [T, B]: by default `Advantages`.
+
+        Args:
+          last_value: what the network gives after the last step, float32[B] (or
+            [B, n_values]).
+        """
+        return Advantages(
+            *ppo.advantages(
+                self.config, network, learner.params, hyper, trajectory, last_value
+            )
+        )
 
     def advantage(self, targets: Any) -> jax.Array:
         """How much better than expected each step was. float32[T, B]."""
@@ -85,14 +103,11 @@ class UpdateRule(abc.ABC):
         key: jax.Array,
         lr_scale: jax.Array | float = 1.0,
     ) -> tuple[Learner, Metrics]:
-        """Changes the agent by one rollout; `start` is where that began."""
+        """Changes the agent by one rollout; `start` is where that began.
 
-
-class Advantages(struct.PyTreeNode):
-    """Targets of actor-critics."""
-
-    advantage: jax.Array  # (T, B) float32
-    value: jax.Array  # (T, B) float32, what the value should have been
+        `ppo.descend` takes one step of the agent's optimizer; `n_updates` of the agent
+        counts rollouts.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,22 +121,11 @@ class ActorCriticRule(UpdateRule):
     lpo: lpo.LPOConfig | None = None
 
     @property
-    def n_values(self) -> int:
-        return 1
-
-    @property
     def metrics(self) -> tuple[str, ...]:
         return ppo.METRICS
 
     def init(self, key):
         return None if self.lpo is None else lpo.init(key, self.lpo)
-
-    def targets(self, network, learner, hyper, trajectory, last_value) -> Advantages:
-        return Advantages(
-            *ppo.advantages(
-                self.config, network, learner.params, hyper, trajectory, last_value
-            )
-        )
 
     def learn(
         self,
@@ -265,11 +269,12 @@ class LPGRule(UpdateRule):
                 "prediction_target_square": jnp.mean(jnp.sum(jnp.square(asked), -1)),
             }
 
-        grads, metrics = jax.grad(loss, has_aux=True)(learner.params)
-        metrics["grad_norm"] = optax.global_norm(jax.lax.stop_gradient(grads))
-        descent = ppo.optimizer(self.config, hyper, differentiable=self.differentiable)
-        updates, opt_state = descent.update(grads, learner.opt_state, learner.params)
-        params = jax.tree.map(
-            lambda p, u: p - hyper.lr * lr_scale * u, learner.params, updates
+        learner, metrics = ppo.descend(
+            self.config,
+            hyper,
+            learner,
+            loss,
+            lr_scale,
+            differentiable=self.differentiable,
         )
-        return Learner(params, opt_state, learner.n_updates + 1), metrics
+        return learner.replace(n_updates=learner.n_updates + 1), metrics

@@ -41,7 +41,7 @@ class EnvConfig(abc.ABC):
 
     FAMILIES: ClassVar[Mapping[str, type[LevelSpace]]]
     #: Settings that mean something for one family only.
-    FAMILY_FIELDS: ClassVar[Mapping[str, tuple[str, ...]]]
+    FAMILY_FIELDS: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
     #: Settings that students need here, where an algorithm has them: above a preset,
     #: beneath whatever is asked for.
     ADVICE: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -101,9 +101,15 @@ class EnvConfig(abc.ABC):
             "another environment."
         )
 
-    @abc.abstractmethod
     def family(self, name: str, **changes: Any) -> LevelSpace:
-        """A family of levels of this size, with the settings that belong to it."""
+        """A family of levels of this size, with the settings that belong to it.
+
+        By default those that its fields share a name with.
+        """
+        kind: Any = self.FAMILIES[name]
+        ours = {field.name for field in dataclasses.fields(self)}
+        shared = [f.name for f in dataclasses.fields(kind) if f.name in ours]
+        return kind(**{f: getattr(self, f) for f in shared} | changes)
 
     def heldout_space(self) -> LevelSpace:
         """The family that held-out levels are drawn from.
@@ -175,9 +181,19 @@ class EnvConfig(abc.ABC):
         """
         return dict(_eval_sets(self))
 
-    @abc.abstractmethod
     def heldout_sets(self) -> dict[str, LevelSet]:
         """Makes the held-out levels, by name; `eval_sets` remembers them."""
+        return {"heldout": self.held_out("heldout", self.heldout_space())}
+
+    def held_out(self, name: str, space: LevelSpace) -> LevelSet:
+        """Solvable levels of a family that are of the split to evaluate on.
+
+        Raises:
+          UserError: the family holds fewer than `n_heldout` of them.
+        """
+        return LevelSet.generate(
+            space, self.n_heldout, seed=HELDOUT_SEED, split=self.eval_split, name=name
+        )
 
     def controllers(self) -> Mapping[str, Controller]:
         """Scripted agents by name, for `rlgen collect` to record; none by default."""

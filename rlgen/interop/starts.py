@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from rlgen.envs.config import HELDOUT_SEED, EnvConfig
-from rlgen.levels import LevelFileError, LevelSet, LevelSpace, hash_leaves
+from rlgen.envs.config import EnvConfig
+from rlgen.levels import LevelFileError, LevelSpace
 
 _N_SEEDS = 2**32
 
@@ -41,26 +41,11 @@ class Starts(LevelSpace[Start]):
     def sample(self, key: jax.Array) -> Start:
         return Start(seed=jax.random.bits(key, (), jnp.uint32))
 
-    def valid(self, level: Start) -> jax.Array:
-        """Always: suites start only where an episode can be played."""
-        return jnp.asarray(level.seed) >= 0
-
-    def features(self, level: Start) -> dict[str, jax.Array]:
-        """None: a seed says nothing of the state that it stands for."""
-        del level
-        return {}
-
     def mutate(self, key: jax.Array, level: Start) -> Start:
         """Another seed: initial states have no neighbours."""
         low, high = jnp.uint32(1), jnp.uint32(_N_SEEDS - 1)
         other = jax.random.randint(key, (), low, high, jnp.uint32)
         return level.replace(seed=level.seed + other)  # wraps
-
-    def hash(self, level: Start) -> jax.Array:
-        return hash_leaves(level)
-
-    def to_str(self, level: Start) -> str:
-        return json.dumps({"seed": int(level.seed)})
 
     def from_str(self, text: str) -> Start:
         try:
@@ -91,18 +76,3 @@ class StartsConfig(EnvConfig):
     n_heldout: int = 16
 
     FAMILIES: ClassVar[Mapping[str, type[Starts]]] = {"starts": Starts}
-    FAMILY_FIELDS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-
-    def family(self, name: str, **changes: Any) -> Starts:
-        return self.FAMILIES[name](**changes)
-
-    def heldout_sets(self):
-        return {
-            "heldout": LevelSet.generate(
-                self.heldout_space(),
-                self.n_heldout,
-                seed=HELDOUT_SEED,
-                split=self.eval_split,
-                name="heldout",
-            )
-        }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rlgen
-from rlgen import trees
+from rlgen import registry, trees
 from rlgen.algos import drift, ppo
 from rlgen.algos.meta import lpo
 from rlgen.algos.ppo import Hyperparameters, PPOConfig
@@ -16,7 +16,9 @@ from rlgen.algos.rule_library import (
     PRETRAINED,
     RuleConfig,
     find,
+    hand_written,
     load_rule,
+    names,
     save_rule,
 )
 from rlgen.algos.rules import ONE_STEP, ActorCriticRule
@@ -98,7 +100,9 @@ def test_a_rule_file_with_other_shapes_is_refused(lpg_file, tmp_path):
 
 
 def test_names_and_settings_that_contradict_a_rule():
-    with pytest.raises(UserError, match="There is no rule nothing: choose a2c, ppo"):
+    with pytest.raises(
+        UserError, match="There is no rule nothing: choose a2c, dpo, lpg"
+    ):
         find("nothing")
     with pytest.raises(UserError, match="a2c needs n_epochs=1"):
         find("a2c").make(PPOConfig(n_epochs=4))
@@ -144,3 +148,19 @@ def test_a_learned_drift_without_weights_is_ppo():
     expected = drift.clip(log_ratio, advantage, jnp.float32(0.2))
     np.testing.assert_allclose(found, expected, atol=1.1e-4)
     assert rule.metrics == ppo.METRICS
+
+
+def test_every_rule_that_ships_is_registered():
+    learned = {file.stem for file in PRETRAINED.glob("*.npz")}
+    assert len(learned) == 4
+    assert set(names()) == learned | {"a2c", "ppo", "dpo"}
+    assert set(hand_written()) == {"a2c", "ppo", "dpo"}
+    assert {name for name in learned if find(name).shape is not None} == learned
+
+
+def test_a_file_can_be_registered_as_a_rule(lpg_file, monkeypatch):
+    monkeypatch.setattr(registry, "names", lambda group: ["ours"])
+    monkeypatch.setattr(registry, "load", lambda group, name: lpg_file)
+    found = find("ours")
+    assert (found.name, found.shape) == ("ours", SHAPE)
+    assert hand_written() == []

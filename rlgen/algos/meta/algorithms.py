@@ -265,8 +265,8 @@ class AgentConfig(UEDConfig):
     """Settings of an agent that learns by some update rule.
 
     Attributes:
-      rule: a2c, ppo, dpo, a learned one that ships, or the file or run directory of
-        another (then the rule of its first meta-seed).
+      rule: the name of a registered one (a2c, ppo, dpo, lpg, ...), or the file or run
+        directory of a learned one (then the rule of its first meta-seed).
     """
 
     rule: str = "ppo"

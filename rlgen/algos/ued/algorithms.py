@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlgen.algos.ued.assembly import (
+    CurriculumAlgorithm,
     GenerativeAlgorithm,
     PairedAlgorithm,
-    SFLAlgorithm,
     UEDAlgorithm,
 )
+from rlgen.algos.ued.sfl import SFL, SFLConfig
 
 # Minutes on two CPU cores. Chosen on the validation split (--eval-split validation).
 _QUICK: dict[str, Any] = {
@@ -77,8 +78,8 @@ _PAPER_REPLAY: dict[str, Any] = {
     "replay_prob": 0.8,
 }
 
-# The quick preset, less what is the methods' own: buffer and temperature.
-_QUICK_ON_DATASET: dict[str, Any] = {
+#: The quick preset, less what is the methods' own: buffer and temperature.
+QUICK_STUDENT: dict[str, Any] = {
     name: value
     for name, value in _QUICK.items()
     if name not in ("buffer_size", "min_fill", "temperature", "solvable")
@@ -87,7 +88,7 @@ _QUICK_ON_DATASET: dict[str, Any] = {
 # The comparison of Garcin et al. 2024 for two CPU cores: the same student and as many
 # student updates for every method; what differs is the method's own.
 _DRED_CPU_UPDATES = 160
-_DRED_CPU: dict[str, Any] = _QUICK_ON_DATASET | {
+_DRED_CPU: dict[str, Any] = QUICK_STUDENT | {
     "view_size": 5,
     "n_heldout": 128,
     "eval_episodes": 2,
@@ -152,7 +153,7 @@ _DRED: dict[str, Any] = _ON_DATASET | {
 def _presets(batches: int, first: int) -> dict[str, dict[str, Any]]:
     """Presets of a method on a level set; see `_sized`."""
     return {
-        "quick": _QUICK_ON_DATASET
+        "quick": QUICK_STUDENT
         | {"n_updates": 320 * batches, "eval_every": 80 * batches},
         "paper": _DRED_PAPER | {"n_updates": 28_750 * batches},
         "dred-cpu": _sized(_DRED_CPU, batches, first),
@@ -264,13 +265,13 @@ _SFL_PAPER: dict[str, Any] = _PAPER | {
     "n_kept": 1000,
 }
 
-SFL_ALGORITHM = SFLAlgorithm(
+SFL_ALGORITHM = CurriculumAlgorithm(
     summary="SFL: random levels are scored, the most learnable ones trained on",
     source="Rutherford et al. 2024",
-    settings={},
+    make=SFL.of,
+    options=SFLConfig(),
     presets={
-        "quick": _QUICK_ON_DATASET
-        | {"n_updates": 450, "eval_every": 90, "solvable": True},
+        "quick": QUICK_STUDENT | {"n_updates": 450, "eval_every": 90, "solvable": True},
         "paper": _SFL_PAPER,
     },
 )
@@ -278,7 +279,7 @@ SFL_ALGORITHM = SFLAlgorithm(
 # The quick preset without level replay, for levels that a teacher builds. In so few
 # updates the published rate and entropy bonus leave the teacher as it starts, uniform
 # over cells: its entropy on mazes stays within 1 % of log 169 for 320 updates.
-_QUICK_TEACHER: dict[str, Any] = _QUICK_ON_DATASET | {
+_QUICK_TEACHER: dict[str, Any] = QUICK_STUDENT | {
     "teacher_lr": 1e-3,
     "teacher_entropy_coef": 5e-3,
     "teacher_channels": 16,

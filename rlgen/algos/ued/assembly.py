@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from rlgen.algos.ppo import PPOConfig
 from rlgen.algos.rules import ActorCriticRule
 from rlgen.algos.student import Student
-from rlgen.algos.ued.curriculum import LevelDistribution, LevelGenerator
+from rlgen.algos.ued.curriculum import LevelDistribution, LevelGenerator, Setting
 from rlgen.algos.ued.diagnostics import DiagnosticsConfig
 from rlgen.algos.ued.experiment import UED, check_auto_reset
 from rlgen.algos.ued.level_generator import (
@@ -20,7 +21,6 @@ from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig, check_batch_
 from rlgen.algos.ued.level_vae import LevelVAE, VAEConfig, load_variables
 from rlgen.algos.ued.paired import Paired, TeacherConfig
 from rlgen.algos.ued.scores import NEEDS_ANTAGONIST
-from rlgen.algos.ued.sfl import SFL, SFLConfig, check_horizon
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm
@@ -136,32 +136,48 @@ def student_on(
 
 
 @dataclasses.dataclass(frozen=True)
-class SFLExperimentConfig(StudentConfig):
-    """Settings of an experiment with SFL.
-
-    Attributes:
-      sfl: see its class.
-    """
-
-    sfl: SFLConfig = SFLConfig()
+class NoSettings:
+    """Settings of a curriculum that has none."""
 
 
 @dataclasses.dataclass(frozen=True)
-class SFLAlgorithm(Algorithm):
-    """A student whose levels SFL chooses."""
+class CurriculumConfig(StudentConfig):
+    """Settings of an experiment with a curriculum of any kind.
+
+    Attributes:
+      curriculum: a frozen dataclass of the curriculum's own settings.
+    """
+
+    curriculum: Any = NoSettings()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CurriculumAlgorithm(Algorithm):
+    """A student whose levels come from a curriculum: one class for all of them.
+
+    Attributes:
+      make: from what it is made for, and its settings, to the curriculum.
+      options: a frozen dataclass of its settings; no name of another setting of the
+        run may be used again.
+    """
+
+    make: Callable[[Setting, Any], LevelDistribution]
+    options: Any = NoSettings()
 
     @property
-    def config(self) -> SFLExperimentConfig:
-        return SFLExperimentConfig()
+    def config(self) -> CurriculumConfig:
+        return CurriculumConfig(curriculum=self.options)
 
     def build(self, run: RunConfig, env_config: Any, config: Any) -> UED:
-        check_horizon(env_config.make_env(), config.ppo.n_steps)
-        curriculum = SFL(
+        setting = Setting(
+            env=env_config.make_env(),
             space=env_config.make_space(),
-            config=config.sfl,
             n_levels=config.ppo.n_envs,
+            n_steps=config.ppo.n_steps,
+            total_updates=run.n_updates,
             seed_axis=_seed_axis(run),
         )
+        curriculum = self.make(setting, config.curriculum)
         return student_on(curriculum, run, env_config, config)
 
 

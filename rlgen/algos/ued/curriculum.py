@@ -7,6 +7,7 @@ showed. Level replay, SFL and others stand behind it.
 from __future__ import annotations
 
 import abc
+import dataclasses
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -22,6 +23,7 @@ from rlgen.algos.ued.buffer import (
     merge_duplicates,
 )
 from rlgen.algos.ued.scores import Feedback
+from rlgen.env import Env
 from rlgen.levels import LevelSpace, sample_split
 
 PyTree = Any
@@ -40,14 +42,29 @@ class Draw(struct.PyTreeNode):
     trains: jax.Array  # () bool: learn from the rollouts, or only score them
     memo: PyTree = None  # what the curriculum wants to see again in `update`
 
+    @classmethod
+    def of(
+        cls,
+        batch: LevelBatch,
+        role: jax.typing.ArrayLike = NEW_LEVELS,
+        trains: jax.typing.ArrayLike = True,
+        memo: PyTree = None,
+    ) -> Draw:
+        """A batch that trains, of new levels, unless told otherwise."""
+        return cls(batch, jnp.asarray(role, jnp.int32), jnp.asarray(trains, bool), memo)
+
 
 class LevelDistribution(abc.ABC, Generic[StateT]):
-    """A curriculum: pure functions of a state that the experiment carries."""
+    """A curriculum: pure functions of a state that the experiment carries.
+
+    It has to say how it begins (`init`) and what is played next (`sample`); what it
+    learns from rollouts, remembers and reports is up to it.
+    """
 
     @property
-    @abc.abstractmethod
     def scores(self) -> tuple[str, str]:
         """Names of the scores that `update` wants in the feedback's two channels."""
+        return "learnability", "learnability"
 
     @property
     def env_steps_per_update(self) -> int:
@@ -64,22 +81,25 @@ class LevelDistribution(abc.ABC, Generic[StateT]):
     ) -> tuple[StateT, Draw]:
         """Draws n levels. Decisions between branches use the seeds' shared key."""
 
-    @abc.abstractmethod
     def best_returns(self, state: StateT, batch: LevelBatch) -> jax.Array:
         """Best return known for each level, -inf for none. float32[L]."""
+        del state
+        return jnp.full(len(batch.hash), -jnp.inf)
 
-    @abc.abstractmethod
     def update(
         self, state: StateT, key: jax.Array, draw: Draw, feedback: Feedback
     ) -> tuple[StateT, dict[str, jax.Array]]:
-        """Learns from the rollouts; returns metrics of this batch.
+        """Learns from the rollouts (by default nothing); returns metrics of the batch.
 
         A curriculum that learns by gradients reports `finite`: 0 if it broke down.
         """
+        del key
+        return state, batch_metrics(draw, feedback)
 
-    @abc.abstractmethod
     def metrics(self, state: StateT, key: jax.Array) -> dict[str, jax.Array]:
-        """Diagnostics of the state."""
+        """Diagnostics of the state; none by default."""
+        del state, key
+        return {}
 
     def replayed(
         self, state: StateT, key: jax.Array
@@ -89,6 +109,27 @@ class LevelDistribution(abc.ABC, Generic[StateT]):
         None for a curriculum that remembers no levels.
         """
         del state, key
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a curriculum is made for.
+
+    Attributes:
+      env: what is played.
+      space: where new levels come from; only its train split may be used.
+      n_levels: L, levels of a batch.
+      n_steps: steps on each level of a batch.
+      total_updates: batches of the whole training.
+      seed_axis: name of the vmapped axis of seeds, if there is one.
+    """
+
+    env: Env
+    space: LevelSpace
+    n_levels: int
+    n_steps: int
+    total_updates: int
+    seed_axis: str | None = None
 
 
 class LevelGenerator(abc.ABC):

@@ -257,7 +257,7 @@ class Paired(LevelDistribution[PairedState]):
 
     def best_returns(self, state, batch):
         if self.replay is None:
-            return jnp.full(batch.hash.shape[0], -jnp.inf)
+            return super().best_returns(state, batch)
         return self.replay.best_returns(state.buffers[0], batch)
 
     def update(self, state, key, draw, feedback):

@@ -20,6 +20,7 @@ from rlgen.algos.ued.curriculum import (
     REPLAYED,
     Draw,
     LevelDistribution,
+    Setting,
     batch_metrics,
     buffer_metrics,
     new_batch,
@@ -88,9 +89,15 @@ class SFL(LevelDistribution[SFLState]):
     n_levels: int
     seed_axis: str | None = None
 
-    @property
-    def scores(self) -> tuple[str, str]:
-        return "learnability", "learnability"
+    @classmethod
+    def of(cls, setting: Setting, config: SFLConfig) -> SFL:
+        """SFL for a run.
+
+        Raises:
+          UserError: rollouts may end no episode.
+        """
+        check_horizon(setting.env, setting.n_steps)
+        return cls(setting.space, config, setting.n_levels, setting.seed_axis)
 
     @property
     def _turn(self) -> int:
@@ -127,13 +134,9 @@ class SFL(LevelDistribution[SFLState]):
             return jnp.where(from_kept.reshape(shape), kept[slots], new)
 
         batch = jax.tree.map(mix, buffer.batch, new)
-        role = jnp.where(scores_now, NEW_LEVELS, REPLAYED).astype(jnp.int32)
+        role = jnp.where(scores_now, NEW_LEVELS, REPLAYED)
         state = SFLState(buffer=buffer, clock=state.clock + 1)
-        return state, Draw(batch=batch, role=role, trains=~scores_now)
-
-    def best_returns(self, state, batch):
-        del state
-        return jnp.full(len(batch.hash), -jnp.inf)
+        return state, Draw.of(batch, role, trains=~scores_now)
 
     def update(self, state, key, draw, feedback):
         del key

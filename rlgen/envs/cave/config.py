@@ -9,9 +9,7 @@ from typing import ClassVar
 from rlgen.envs.cave import datasets
 from rlgen.envs.cave.env import Cave
 from rlgen.envs.cave.levels import FAMILIES
-from rlgen.envs.config import HELDOUT_SEED
 from rlgen.envs.grid.config import GridConfig
-from rlgen.levels import LevelSet
 
 # Size of the caves that ship.
 _SIZE = 13
@@ -53,15 +51,8 @@ class CaveConfig(GridConfig):
 
     def heldout_sets(self):
         if (self.height, self.width) != (_SIZE, _SIZE):
-            return {
-                "heldout": LevelSet.generate(
-                    self.family("blocks", solvable=False),
-                    self.n_heldout,
-                    seed=HELDOUT_SEED,
-                    split=self.eval_split,
-                    name="heldout",
-                )
-            }
+            blocks = self.family("blocks", solvable=False)
+            return {"heldout": self.held_out("heldout", blocks)}
         if self.eval_split == "validation":
             chosen = {"validation": "validation"}
         else:

@@ -39,22 +39,13 @@ class DelayedChainConfig(EnvConfig):
     n_distractors: int = 0
 
     FAMILIES: ClassVar[Mapping[str, type[Chains]]] = {"chains": Chains}
-    FAMILY_FIELDS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def make_env(self) -> DelayedChain:
         return DelayedChain(self.max_length, self.n_distractors)
 
-    def family(self, name: str, **changes: Any) -> Chains:
-        fields: dict[str, Any] = {
-            "min_length": self.min_length,
-            "max_length": self.max_length,
-            "noisy": self.noisy,
-        }
-        return self.FAMILIES[name](**fields | changes)
-
     def heldout_sets(self):
         """All chains of the split: there are few, one in twenty by their hash."""
-        space = self.family(self.levels)
+        space: Any = self.family(self.levels)
         levels = space.all_levels()
         splits = np.asarray(
             split_of(jax.vmap(space.hash)(jax.tree.map(jnp.asarray, levels)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from rlgen.envs.delayed_chain.env import Chain
 from rlgen.errors import UserError
-from rlgen.levels import LevelFileError, LevelSpace, hash_leaves, stack
+from rlgen.levels import LevelFileError, LevelSpace, stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +61,6 @@ class Chains(LevelSpace[Chain]):
         }
         return Chain(**leaves)
 
-    def valid(self, level: Chain) -> jax.Array:
-        """Always."""
-        return jnp.asarray(level.length) > 0
-
     def features(self, level: Chain) -> dict[str, jax.Array]:
         return {"length": jnp.asarray(level.length).astype(jnp.float32)}
 
@@ -73,12 +69,6 @@ class Chains(LevelSpace[Chain]):
         longer = jax.random.bernoulli(key) | (level.length <= self.min_length)
         longer &= level.length < self.max_length
         return level.replace(length=level.length + jnp.where(longer, 1, -1))
-
-    def hash(self, level: Chain) -> jax.Array:
-        return hash_leaves(level)
-
-    def to_str(self, level: Chain) -> str:
-        return json.dumps({k: np.asarray(v).item() for k, v in vars(level).items()})
 
     def from_str(self, text: str) -> Chain:
         try:

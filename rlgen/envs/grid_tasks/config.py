@@ -85,16 +85,8 @@ class GridTasksConfig(EnvConfig):
         }
         return FAMILIES[name](**shared | fields | changes)
 
-    def heldout_sets(self):
-        return {
-            "heldout": LevelSet.generate(
-                self.family(self.levels, solvable=False),
-                self.n_heldout,
-                seed=HELDOUT_SEED,
-                split=self.eval_split,
-                name="heldout",
-            )
-        }
+    def heldout_space(self):
+        return self.family(self.levels, solvable=False)
 
     def other_named(self):
         """The tabular tasks of Oh et al. 2020, whatever is trained on."""

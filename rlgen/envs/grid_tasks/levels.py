@@ -14,7 +14,7 @@ import numpy as np
 from rlgen.envs.grid import paths
 from rlgen.envs.grid_tasks.env import GridTask, scatter
 from rlgen.errors import UserError
-from rlgen.levels import LevelFileError, LevelSpace, hash_leaves, mark, resample_until
+from rlgen.levels import LevelFileError, LevelSpace, mark, resample_until
 
 # Numbers of an object, in the order of its text form.
 _NUMBERS = ("reward", "p_end", "p_return")
@@ -109,9 +109,6 @@ class TaskLevels(LevelSpace[GridTask]):
 
         kind = jax.random.randint(key_kind, (), 0, 3)
         return jax.lax.switch(kind, [flip, move, redraw], level)
-
-    def hash(self, level: GridTask) -> jax.Array:
-        return hash_leaves(level)
 
     def to_str(self, level: GridTask) -> str:
         """A map (`S` start, digits objects), and one line of JSON with the numbers."""

@@ -75,15 +75,7 @@ class MazeLevelsConfig(GridLevelsConfig):
         return self.family(self._heldout_family, solvable=False)
 
     def heldout_sets(self):
-        sets = {
-            "heldout": LevelSet.generate(
-                self.heldout_space(),
-                self.n_heldout,
-                seed=HELDOUT_SEED,
-                split=self.eval_split,
-                name="heldout",
-            )
-        }
+        sets = super().heldout_sets()
         if self.eval_split == "validation":
             odd = self.height % 2 and self.width % 2
             for name in ("perfect", "rooms") if odd else ("rooms",):

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from rlgen.envs.config import HELDOUT_SEED, EnvConfig
+from rlgen.envs.config import EnvConfig
 from rlgen.envs.physics.env import PhysicsEnv
 from rlgen.envs.physics.levels import FAMILIES, PhysicsLevels
 from rlgen.envs.physics.physics import physics
@@ -59,7 +59,6 @@ class PhysicsConfig(EnvConfig):
     far_high: float = 2.0
 
     FAMILIES: ClassVar[Mapping[str, type[PhysicsLevels]]] = FAMILIES
-    FAMILY_FIELDS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     #: The task of brax.
     TASK: ClassVar[str]
 
@@ -72,33 +71,17 @@ class PhysicsConfig(EnvConfig):
             vary=self.vary,
         )
 
-    def family(self, name: str, **changes: Any) -> PhysicsLevels:
-        fields: dict[str, Any] = {
-            "vary": self.make_env().varied,
-            "train_low": self.train_low,
-            "train_high": self.train_high,
-            "far_low": self.far_low,
-            "far_high": self.far_high,
-        }
-        return FAMILIES[name](**fields | changes)
+    def family(self, name, **changes):
+        return super().family(name, **{"vary": self.make_env().varied} | changes)
 
-    def heldout_space(self) -> PhysicsLevels:
+    def heldout_space(self):
         return self.family("train")
-
-    def _held_out(self, name: str, space: PhysicsLevels) -> LevelSet:
-        return LevelSet.generate(
-            space,
-            self.n_heldout,
-            seed=HELDOUT_SEED,
-            split=self.eval_split,
-            name=name,
-        )
 
     def heldout_sets(self):
         """Physics like that of training, and physics beyond it in every respect."""
         return {
-            "heldout": self._held_out("heldout", self.heldout_space()),
-            "extrapolated": self._held_out("extrapolated", self.family("extrapolated")),
+            "heldout": self.held_out("heldout", self.heldout_space()),
+            "extrapolated": self.held_out("extrapolated", self.family("extrapolated")),
         }
 
     def named_set(self) -> LevelSet:
@@ -119,7 +102,7 @@ class PhysicsConfig(EnvConfig):
         for parameter in env.varied if len(env.varied) > 1 else ():
             name = f"extrapolated {parameter}"
             space = self.family("extrapolated", beyond=(parameter,))
-            sets[name] = self._held_out(name, space)
+            sets[name] = self.held_out(name, space)
         return {name: (env, level_set) for name, level_set in sets.items()}
 
 

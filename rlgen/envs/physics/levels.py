@@ -13,7 +13,7 @@ import numpy as np
 
 from rlgen.envs.physics.physics import PARAMETERS, PhysicsLevel, physics
 from rlgen.errors import UserError
-from rlgen.levels import LevelFileError, LevelSpace, hash_leaves
+from rlgen.levels import LevelFileError, LevelSpace
 
 # Standard deviation of an edit's logarithm, and what every edit moves at least.
 _EDIT, _LEAST_EDIT = 0.15, 1e-3
@@ -106,9 +106,6 @@ class PhysicsLevels(LevelSpace[PhysicsLevel]):
             )
             changes[name] = jnp.where(which == i, edited, value)
         return level.replace(**changes)
-
-    def hash(self, level: PhysicsLevel) -> jax.Array:
-        return hash_leaves(level)
 
     def to_str(self, level: PhysicsLevel) -> str:
         """The multipliers as a line of JSON, as many digits as float32 needs."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 
 from rlgen.datasets import Recording
-from rlgen.envs.config import HELDOUT_SEED, EnvConfig
+from rlgen.envs.config import EnvConfig
 from rlgen.envs.tabletop import demonstrations
 from rlgen.envs.tabletop.controllers import FetchAndCarry
 from rlgen.envs.tabletop.env import Tabletop
 from rlgen.envs.tabletop.levels import FAMILIES, Tasks
 from rlgen.errors import UserError
-from rlgen.levels import LevelSet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,24 +38,14 @@ class TabletopConfig(EnvConfig):
     max_steps: int = 40
 
     FAMILIES: ClassVar[Mapping[str, type[Tasks]]] = FAMILIES
-    FAMILY_FIELDS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def make_env(self) -> Tabletop:
         return Tabletop(self.task_vector, self.vector_size, self.max_steps)
 
-    def family(self, name: str, **changes: Any) -> Tasks:
-        return FAMILIES[name](**{"direction": self.direction} | changes)
-
     def heldout_sets(self):
         """The same tasks forward and backward."""
         return {
-            name: LevelSet.generate(
-                self.family(self.levels, direction=direction),
-                self.n_heldout,
-                seed=HELDOUT_SEED,
-                split=self.eval_split,
-                name=name,
-            )
+            name: self.held_out(name, self.family(self.levels, direction=direction))
             for name, direction in (
                 ("heldout", "forward"),
                 ("heldout back", "backward"),
