@@ -2,9 +2,9 @@
 
 A Gaussian is fitted to the features that the policy's head read on levels like those of
 training; the score of an observation is its squared Mahalanobis distance (Lee et al.
-2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples", eq. 2, with
-one class) over the number of dimensions, so 1 is like training on average. A level's
-score is the mean over the steps met on it.
+2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
+Adversarial Attacks", eq. 2, with one class) over the number of dimensions, so 1 is like
+training on average. A level's score is the mean over the steps met on it.
 
 What fitted the Gaussian is nearer to it than anything else, also than other levels of
 the same kind. So one half of the train levels fits and the other half is what held-out
