@@ -81,8 +81,8 @@ class TestAuroc:
     def test_each_seed_compares_its_own(self):
         rng = np.random.default_rng(1)
         # The second seed's scores are larger throughout, of train levels too.
-        inside = rng.normal(size=(2, 30)) + [[0], [100]]
-        outside = rng.normal(size=(2, 20)) + [[1], [101]]
+        inside = rng.normal(size=(2, 30)) + np.array([[0], [100]])
+        outside = rng.normal(size=(2, 20)) + np.array([[1], [101]])
         labels = np.repeat([0, 1], [30, 20])
         expected = [
             roc_auc_score(labels, np.concatenate(pair))
