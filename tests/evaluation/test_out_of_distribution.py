@@ -173,19 +173,24 @@ class TestVisit:
     def test_it_is_play_step_by_step(self):
         """The oracle is the environment alone, with the same policy."""
         network, params = learner()
-        # Decided: a policy near uniform flips between equal actions.
+        # One that knows what it wants, mostly forward: equal actions would flip.
         params = jax.tree.map(
-            lambda x: x + 0.5 * jax.random.normal(jax.random.key(3), x.shape), params
+            lambda x: x + 0.2 * jax.random.normal(jax.random.key(3), x.shape), params
         )
-        level_set, n_steps = mazes(6), 30
+        bias = jnp.array([0.0, 0.5, 3.0])
+        params["heads"]["params"]["Dense_1"]["bias"] = bias
+        levels = jax.tree.map(
+            lambda *x: np.concatenate(x), mazes(4).levels, corridors([3, 0], 5, 5)
+        )
+        n_levels, n_steps = 6, 30
         (one,) = ood.visit(
-            ENV, network, params, KEY, {"a": level_set.levels}, 6, n_steps, greedy=True
+            ENV, network, params, KEY, {"a": levels}, n_levels, n_steps, greedy=True
         ).values()
         step, act = jax.jit(ENV.step), jax.jit(network.step)
         represent = jax.jit(network.represent)
         ends = []
-        for i in range(len(level_set)):
-            level = jax.tree.map(jnp.asarray, level_set[i])
+        for i in range(n_levels):
+            level = jax.tree.map(jnp.asarray, take(levels, i))
             state, obs = ENV.reset(KEY, level)
             memory, t, done = network.initial_carry(1), 0, False
             while not done:
@@ -313,12 +318,12 @@ class Forward:
         return distributions.distribution(ENV.action_space, raw)
 
 
-def corridors(distances):
+def corridors(distances, height=2, width=9):
     """Levels whose goal lies straight ahead, `d` cells away; 0 is behind the agent."""
     n = len(distances)
     goal = np.array([[0, 1 + d if d else 0] for d in distances], np.int32)
     return MazeLevel(
-        walls=np.zeros((n, 2, 9), bool),
+        walls=np.zeros((n, height, width), bool),
         goal=goal,
         start=np.tile(np.array([0, 1], np.int32), (n, 1)),
         direction=np.zeros(n, np.int32),
