@@ -35,9 +35,9 @@ PyTree = Any
 
 # Columns of the measures, and what tables call them.
 MEASURES = {
-    "mahalanobis": "Mahalanobis",
+    "mahalanobis": "score",
     "entropy": "entropy",
-    "value_spread": "value spread",
+    "value_spread": "value\nspread",
 }
 TRAIN, FITTING, CURRICULUM = "train", "train (fitting)", "curriculum"
 
@@ -335,7 +335,8 @@ def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 def _print(summary: pd.DataFrame, left_out: list[str], title: str, update: int) -> None:
     """The table for people."""
     caption = (
-        f"checkpoint of update {update}; AUROC: chance that a level has a higher value "
+        f"checkpoint of update {update}; score: Mahalanobis, 1 is like train levels; "
+        "AUROC: chance that a level has a higher value "
         "than a train level has; intervals of 95 % over seeds and levels; rank "
         "correlation of score and return over levels"
     )
@@ -346,7 +347,8 @@ def _print(summary: pd.DataFrame, left_out: list[str], title: str, update: int) 
     table = Table(title=title, caption=caption, caption_justify="left")
     table.add_column("level set")
     shown = {m: label for m, label in MEASURES.items() if m not in left_out}
-    columns = ("levels", "score", *(f"AUROC {x}" for x in shown.values()), "rank corr.")
+    aurocs = (f"AUROC\n{label}" for label in shown.values())
+    columns = ("levels", "score", *aurocs, "rank\ncorr.")
     for column in columns:
         table.add_column(column, justify="right")
     for row in summary.to_dict("records"):
@@ -365,5 +367,6 @@ def _text(row: dict[Any, Any], name: str) -> str:
     point, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     if not np.isfinite(point):
         return "-"
-    interval = f" ({low:.2f}-{high:.2f})" if np.isfinite(low) else ""
+    # The interval on a line of its own: the table fits a terminal of 80 columns.
+    interval = f"\n{low:.2f}-{high:.2f}" if np.isfinite(low) else ""
     return f"{point:.2f}{interval}"
