@@ -26,6 +26,7 @@ TOP = (
     "comparison",
     "meta_suite",
     "sinks",
+    "ood_meter",
     "sweep",
 )
 ENVIRONMENTS = ("rlgen.envs", "rlgen.interop")
