@@ -270,6 +270,24 @@ def _sweep(args: Sequence[str]) -> int:
     return local.run(known.files, flags, known.workers, gpus)
 
 
+def _select(args: Sequence[str]) -> int:
+    """Choose among runs and checkpoints by crafted shifts; report on test levels."""
+    if not args or args[0].startswith("-"):
+        print(
+            "usage: rlgen select RUN... [--measure success|return] [--last N] ...\n\n"
+            "Candidates are the runs at each kept policy (--keep-policies True in\n"
+            "training), else at their last checkpoint. They are chosen by validation\n"
+            "levels, plain and shifted; test levels are played afterwards, to report.\n"
+            "`rlgen select RUN --help` tells more."
+        )
+        return 0 if args and args[0] in ("-h", "--help") else 2
+    from rlgen import model_selection, runner
+
+    runner.use_compile_cache()
+    model_selection.run(args)
+    return 0
+
+
 def _ls(args: Sequence[str]) -> int:
     """List algorithms, environments and runs."""
     parser = argparse.ArgumentParser(prog="rlgen ls", description=_ls.__doc__)
@@ -300,6 +318,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "levels": _levels,
     "collect": _collect,
     "sweep": _sweep,
+    "select": _select,
     "bench": _bench,
     "ls": _ls,
 }

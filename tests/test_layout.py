@@ -20,11 +20,13 @@ TOP = (
     "reports",
     "bench",
     "bench_offline",
+    "candidates",
     "level_tool",
     "collect",
     "collection",
     "comparison",
     "meta_suite",
+    "model_selection",
     "sweep",
 )
 ENVIRONMENTS = ("rlgen.envs", "rlgen.interop")
