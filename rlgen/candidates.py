@@ -40,8 +40,8 @@ def load(path: str | Path, last: int) -> Candidates:
     """The policies of a finished run that may be chosen.
 
     These are all that it kept but the untrained one, and that of its last checkpoint.
-    The run's own held-out levels are not made: the experiment is built with a validation
-    level in their place.
+    The run's own held-out levels are not made: the experiment is built with one
+    validation level in their place.
 
     Args:
       last: only so many, the latest; 0 for all.

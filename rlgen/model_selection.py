@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from rlgen import config as configs
 from rlgen import candidates
+from rlgen import config as configs
 from rlgen.candidates import Candidates
 from rlgen.env import Env
 from rlgen.errors import UserError
@@ -169,7 +169,7 @@ def score(
 def held_out_scores(
     runs: Sequence[Candidates], env_config: Any, options: SelectOptions
 ) -> dict[str, FloatArray]:
-    """Scores on each held-out set of the test split, [C] each, and "test", their mean."""
+    """Scores on each set of test levels, [C] each, and "test", the mean of them."""
     settings = dataclasses.replace(
         env_config, eval_split="test", n_heldout=options.n_levels
     )
@@ -312,9 +312,9 @@ def _print(
     grid = Table(title=f"{len(table)} candidates by {options.measure}")
     for column in ("run @ update", *shown, "chosen by"):
         grid.add_column(column, justify="right" if column in shown else "left")
-    for i, row in table.iterrows():
+    for i, row in enumerate(table.to_dict("records")):
         numbers = [f"{row[column]:.3f}" for column in shown]
-        grid.add_row(_name(table, int(str(i))), *numbers, row["chosen_by"])
+        grid.add_row(_name(table, i), *numbers, row["chosen_by"])
     console.print(grid)
     grid = Table(title="each family left out in turn")
     for column in ("left out", "chosen by the others", "regret", "Spearman", "plain's"):

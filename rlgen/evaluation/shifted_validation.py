@@ -11,8 +11,9 @@ shift that it was not made by (k folds over families instead of over data).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -156,7 +157,7 @@ def agreement(
         values = np.asarray(values, np.float64)
         found = {
             name: _over_candidates(
-                lambda i, of=of, x=values: of(x[i], target[i]),
+                functools.partial(_of_rows, of, values, target),
                 len(target),
                 reps,
                 seed,
@@ -177,15 +178,19 @@ def advantage(
     seed: int = 0,
     level: float = 0.95,
 ) -> statistics.Interval:
-    """Spearman of `x` with the target less that of `y`, on the same redrawn candidates."""
-    x, y, target = (np.asarray(each, np.float64) for each in (x, y, target))
+    """Spearman of `x` with the target less that of `y`, on the same candidates."""
+    a, b, goal = (np.asarray(each, np.float64) for each in (x, y, target))
     return _over_candidates(
-        lambda i: spearman(x[i], target[i]) - spearman(y[i], target[i]),
-        len(target),
+        lambda rows: spearman(a[rows], goal[rows]) - spearman(b[rows], goal[rows]),
+        len(goal),
         reps,
         seed,
         level,
     )
+
+
+def _of_rows(of: Callable, x: FloatArray, y: FloatArray, rows: Any) -> float:
+    return of(x[rows], y[rows])
 
 
 def _over_candidates(

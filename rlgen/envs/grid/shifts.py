@@ -88,7 +88,7 @@ def _density(config, n_levels, seed) -> dict[str, ShiftedLevels]:
 
 
 def _distance(config, n_levels) -> dict[str, ShiftedLevels]:
-    """The thirds of levels like those of training with the nearest and farthest goals."""
+    """Thirds of levels like those of training: the nearest and the farthest goals."""
     pool = config.validation_set(3 * n_levels)
     order = np.argsort(_features(config, pool)["path_length"], kind="stable")
     third = len(pool) // 3
