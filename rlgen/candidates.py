@@ -17,6 +17,7 @@ from rlgen.errors import UserError
 from rlgen.experiment import Experiment
 from rlgen.levels import LevelSet
 from rlgen.networks import ActorCritic
+from rlgen.store import RunStore
 
 PyTree = Any
 FloatArray = NDArray[np.float64]
@@ -49,11 +50,7 @@ def load(path: str | Path, last: int) -> Candidates:
     Raises:
       UserError: no finished run, or one without checkpoint or policy.
     """
-    config, store = training.load_run(path)
-    if not store.is_done:
-        raise UserError(f"{path} is not complete: run its `rlgen train` to the end.")
-    if not any(store.checkpoint_dir.glob("*")):
-        raise UserError(f"{path} has no checkpoint: train it again.")
+    config, store = _finished(path)
     levels = dataclasses.replace(
         config.levels_config, eval_split="validation", n_heldout=1
     )
@@ -74,41 +71,51 @@ def load(path: str | Path, last: int) -> Candidates:
     return Candidates(config, Path(path), experiment, {u: policies[u] for u in updates})
 
 
-def check_comparable(runs: Sequence[Candidates], n_levels: int) -> None:
-    """Checks that all runs act in one environment and have the same held-out levels.
+def check_comparable(paths: Sequence[str | Path], n_levels: int) -> Any:
+    """Checks that runs act in one environment and have the same held-out levels.
+
+    Only settings are read, so that nothing slow comes before a refusal.
+
+    Args:
+      n_levels: that will be drawn.
+
+    Returns:
+      the settings of their environment, those of the first run.
 
     Raises:
-      UserError: they do not, one is named twice, or there is one candidate only.
+      UserError: they differ, or one is no finished run or named twice.
     """
-    first = runs[0].config.levels_config
-    same, seen = {first}, set()
-    for each in runs:
-        if each.path.resolve() in seen:
-            raise UserError(f"{each.path} is named twice: name each run once.")
-        seen.add(each.path.resolve())
-        other = each.config.levels_config
-        if (
-            each.config.env != runs[0].config.env
-            or other.make_env() != first.make_env()
-        ):
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise UserError("A run is named twice: name each run once.")
+    configs = [_finished(path)[0] for path in paths]
+    first, seen = configs[0], {configs[0].levels_config}
+    for path, config in zip(paths, configs, strict=True):
+        levels = config.levels_config
+        same_name = config.env == first.env
+        if not same_name or levels.make_env() != first.levels_config.make_env():
             raise UserError(
-                f"{runs[0].path} and {each.path} are of different environments: select "
-                "among runs of one environment, with the same settings of it."
+                f"{paths[0]} and {path} are of different environments: select among "
+                "runs of one environment, with the same settings of it."
             )
-        if other not in same:
-            same.add(other)
+        if levels not in seen:
+            seen.add(levels)
             n = min(n_levels, 8)  # levels drawn alike begin alike
-            a, b = (config.validation_set(n).hashes for config in (first, other))
+            a, b = (x.validation_set(n).hashes for x in (first.levels_config, levels))
             if not np.array_equal(a, b):
                 raise UserError(
-                    f"{runs[0].path} and {each.path} have different held-out levels: "
-                    "select among runs with one family of them."
+                    f"{paths[0]} and {path} have different held-out levels: select "
+                    "among runs with one family of them."
                 )
-    if count(runs) < 2:
-        raise UserError(
-            "There is one candidate only: name more runs, or one that was trained with "
-            "--keep-policies True and --eval-every."
-        )
+    return first.levels_config
+
+
+def _finished(path: str | Path) -> tuple[Any, RunStore]:
+    config, store = training.load_run(path)
+    if not store.is_done:
+        raise UserError(f"{path} is not complete: run its `rlgen train` to the end.")
+    if not any(store.checkpoint_dir.glob("*")):
+        raise UserError(f"{path} has no checkpoint: train it again.")
+    return config, store
 
 
 def play(

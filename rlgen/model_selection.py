@@ -32,7 +32,6 @@ FloatArray = NDArray[np.float64]
 
 # Columns of `EvalResult` by what `--measure` calls them.
 MEASURES = {"success": "success", "return": "returns"}
-CRITERIA = ("plain", "crafted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Scores(NamedTuple):
 
     @property
     def criteria(self) -> dict[str, FloatArray]:
-        """What each of `CRITERIA` gives every candidate, [C] each."""
+        """What each criterion, plain or crafted, gives every candidate, [C] each."""
         return {"plain": self.plain, "crafted": validation.crafted(self.families)}
 
 
@@ -108,9 +107,13 @@ def select(paths: Sequence[str | Path], options: SelectOptions) -> pd.DataFrame:
     """
     status = Console(stderr=True).status("reading runs")
     with status:
+        env_config = candidates.check_comparable(paths, options.n_levels)
         runs = [candidates.load(path, options.last) for path in paths]
-        candidates.check_comparable(runs, options.n_levels)
-        env_config = runs[0].config.levels_config
+        if candidates.count(runs) < 2:
+            raise UserError(
+                "There is one candidate only: name more runs, or one that was trained "
+                "with --keep-policies True and --eval-every."
+            )
         status.update("making validation levels")
         shifts = crafted_shifts(env_config, options.n_levels, options.seed)
         plain = plain_validation(env_config, options.n_levels * len(shifts))
@@ -177,12 +180,10 @@ def held_out_scores(
     sets = {name: (env, s) for name, s in settings.heldout_sets().items()}
     if options.other_sizes:
         sets |= settings.other_named()
-    scores = {
-        f"test: {name}": candidates.play(runs, where, [level_set], **_how(options))[
-            :, 0
-        ]
-        for name, (where, level_set) in sets.items()
-    }
+    scores = {}
+    for name, (where, level_set) in sets.items():
+        columns = candidates.play(runs, where, [level_set], **_how(options))
+        scores[f"test: {name}"] = columns[:, 0]
     return scores | {"test": np.mean(list(scores.values()), axis=0)}
 
 
