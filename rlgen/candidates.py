@@ -148,7 +148,7 @@ def play(
     )
     ends = np.cumsum([len(s) for s in level_sets])[:-1]
     scores: dict[tuple[int, int], FloatArray] = {}
-    for group in _programs(runs):
+    for group in programs(runs):
         items = [(r, u, p) for r in group for u, p in runs[r].policies.items()]
         experiment = runs[group[0]].experiment
         result = reports.evaluate_seeds(
@@ -171,7 +171,7 @@ def play(
     return np.stack([scores[at] for at in order])
 
 
-def _programs(runs: Sequence[Candidates]) -> list[list[int]]:
+def programs(runs: Sequence[Candidates]) -> list[list[int]]:
     """Numbers of the runs, those of one network together."""
     groups: list[list[int]] = []
     for i, each in enumerate(runs):

@@ -1,4 +1,4 @@
-"""Crafted shifts: noise and holes as often as said, levels as unlike as said, splits."""
+"""Crafted shifts: noise and holes as often as said, levels as unlike as said."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def level_of(env):
 
 
 def episode(env: Env, n_steps=60, seed=1):
-    """First state and observation, and all steps, of random actions that do not stop."""
+    """First state and observation, and all steps, of random actions."""
     inner = env
     while hasattr(inner, "env"):
         inner = inner.env
