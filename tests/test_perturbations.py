@@ -274,9 +274,7 @@ def test_sizes_differ_and_fit_the_same_network():
 
 def test_families_without_a_number_of_walls_are_counted():
     rooms = MazeConfig(height=7, width=7, levels="rooms", rooms_per_side=2)
-    levels = LevelSet.generate(
-        rooms.heldout_space(), 64, seed=9, split="train", solvable=False
-    )
+    levels = LevelSet.generate(rooms.heldout_space(), 64, seed=9, split="train")
     walls = levels.levels.walls.sum((1, 2))
     least, most = blocks_of_training(rooms)
     assert least <= walls.min() and walls.max() <= most
@@ -345,7 +343,10 @@ def test_a_shift_cannot_be_made_of_other_levels():
 
 
 def test_seeds_draw_other_levels_and_the_same_again():
-    a, b, again = (MAZE.shifts(4, seed)["denser"][2].hashes for seed in (0, 1, 0))
+    config = dataclasses.replace(
+        MAZE, view_size="full"
+    )  # no other sizes: fewer to make
+    a, b, again = (config.shifts(4, seed)["denser"][2].hashes for seed in (0, 1, 0))
     np.testing.assert_array_equal(a, again)
     assert not np.array_equal(a, b)
 
