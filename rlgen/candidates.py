@@ -172,7 +172,7 @@ def play(
 
 
 def programs(runs: Sequence[Candidates]) -> list[list[int]]:
-    """Numbers of the runs, those of one network together."""
+    """Groups of runs by number: those of one network share a program."""
     groups: list[list[int]] = []
     for i, each in enumerate(runs):
         for group in groups:

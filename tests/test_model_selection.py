@@ -66,7 +66,8 @@ def test_folds_by_hand():
     noise = folds["noise"]
     assert noise.chosen == 1
     assert noise.regret == pytest.approx(0.1) and noise.plain_regret == 0
-    assert noise.spearman == -0.5 and noise.plain_spearman == 1
+    assert noise.spearman == pytest.approx(-0.5)
+    assert noise.plain_spearman == pytest.approx(1)
     # Without walls: (0, .5, 1) and (0, 1, .5): candidates 1 and 2 are alike.
     walls = folds["walls"]
     assert (walls.chosen, walls.regret, walls.plain_regret) == (1, 10.0, 20.0)
@@ -120,7 +121,8 @@ def test_agreement_and_regret():
     test = np.array([0.1, 0.9, 0.4, 0.6, 0.2, 0.5])
     good, bad = validation.agreement({"good": test**2, "bad": -test}, test)
     assert good.criterion == "good" and good.regret == 0
-    assert tuple(good.spearman) == (1, 1, 1) and good.kendall.point == pytest.approx(1)
+    assert tuple(good.spearman) == pytest.approx((1, 1, 1))
+    assert tuple(good.kendall) == pytest.approx((1, 1, 1))
     assert bad.spearman.point == pytest.approx(-1)
     assert bad.regret == pytest.approx(0.8)  # the worst is chosen
     gain = validation.advantage(test**2, -test, test)
@@ -296,9 +298,8 @@ def test_scores_are_those_of_each_policy_played_by_itself(loaded):
     env = ActionNoise(config.make_env(), strength=0.3)
     sets = [config.validation_set(3), config.shifts(3, 0)["denser"][2]]
     scores = candidates.play(loaded, env, sets, field="returns", n_episodes=2, seed=5)
-    policies = [
-        (r, u, s) for r, n in ((0, 2), (1, 1)) for u in (2, 4) for s in range(n)
-    ]
+    seeds = ((0, 2), (1, 1))
+    policies = [(r, u, s) for r, n in seeds for u in (2, 4) for s in range(n)]
     keys = jax.random.split(jax.random.key(5), len(policies))
     levels = jax.tree.map(lambda *x: np.concatenate(x), *(s.levels for s in sets))
     play = jax.jit(
@@ -310,9 +311,8 @@ def test_scores_are_those_of_each_policy_played_by_itself(loaded):
     for (r, u, s), key in zip(policies, keys, strict=True):
         returns = play(take(loaded[r].policies[u], s), key).returns
         found.setdefault((r, u), []).append(np.asarray(returns).mean(1))
-    by_hand = [
-        [np.mean(x, 0)[:3].mean(), np.mean(x, 0)[3:].mean()] for x in found.values()
-    ]
+    means = [np.mean(x, axis=0) for x in found.values()]
+    by_hand = [[mean[:3].mean(), mean[3:].mean()] for mean in means]
     np.testing.assert_allclose(scores, by_hand, rtol=1e-5)
     assert len(np.unique(scores)) > 2
 
