@@ -343,9 +343,8 @@ def test_a_shift_cannot_be_made_of_other_levels():
 
 
 def test_seeds_draw_other_levels_and_the_same_again():
-    config = dataclasses.replace(
-        MAZE, view_size="full"
-    )  # no other sizes: fewer to make
+    # Without other sizes there is less to make.
+    config = dataclasses.replace(MAZE, view_size="full")
     a, b, again = (config.shifts(4, seed)["denser"][2].hashes for seed in (0, 1, 0))
     np.testing.assert_array_equal(a, again)
     assert not np.array_equal(a, b)
