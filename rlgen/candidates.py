@@ -122,10 +122,9 @@ def play(
     runs: Sequence[Candidates],
     env: Env,
     level_sets: Sequence[LevelSet],
-    *,
+    key: jax.Array,
     field: str,
     n_episodes: int,
-    seed: int,
 ) -> FloatArray:
     """Mean score of every candidate on each of K level sets: float64[C, K].
 
@@ -136,7 +135,6 @@ def play(
       level_sets: of levels of one shape.
       field: of `EvalResult`, what counts.
       n_episodes: on each level.
-      seed: of the episodes.
     """
     merged = dataclasses.replace(
         level_sets[0],
@@ -155,7 +153,7 @@ def play(
             env,
             experiment.network,
             jax.tree.map(lambda *x: np.concatenate(x), *(p for *_, p in items)),
-            jax.random.key(seed),
+            key,
             merged,
             n_episodes,
             greedy=experiment.greedy,

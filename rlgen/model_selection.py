@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -25,10 +26,14 @@ from rlgen.env import Env
 from rlgen.errors import UserError
 from rlgen.evaluation import shifted_validation as validation
 from rlgen.files import write_atomically
+from rlgen.levels import LevelSet
 from rlgen.perturbations import Shift, crafted_shifts, plain_validation
 from rlgen.store import unwritable
 
 FloatArray = NDArray[np.float64]
+
+# Above any number of validation environments: see `_play`.
+_TEST = 1000
 
 # Columns of `EvalResult` by what `--measure` calls them.
 MEASURES = {"success": "success", "return": "returns"}
@@ -158,9 +163,9 @@ def score(
     for i, shift in enumerate(everything):
         by_env.setdefault(shift.env, []).append(i)
     columns = np.empty((candidates.count(runs), len(everything)))
-    for env, which in by_env.items():
+    for purpose, (env, which) in enumerate(by_env.items()):
         level_sets = [everything[i].level_set for i in which]
-        columns[:, which] = candidates.play(runs, env, level_sets, **_how(options))
+        columns[:, which] = _play(runs, env, level_sets, options, purpose)
     by_name = {s.name: columns[:, i + 1] for i, s in enumerate(shifts)}
     families: dict[str, FloatArray] = {}
     for family in dict.fromkeys(s.family for s in shifts):
@@ -181,18 +186,23 @@ def held_out_scores(
     if options.other_sizes:
         sets |= settings.other_named()
     scores = {}
-    for name, (where, level_set) in sets.items():
-        columns = candidates.play(runs, where, [level_set], **_how(options))
+    for i, (name, (where, level_set)) in enumerate(sets.items()):
+        columns = _play(runs, where, [level_set], options, _TEST + i)
         scores[f"test: {name}"] = columns[:, 0]
     return scores | {"test": np.mean(list(scores.values()), axis=0)}
 
 
-def _how(options: SelectOptions) -> dict[str, Any]:
-    return {
-        "field": MEASURES[options.measure],
-        "n_episodes": options.episodes,
-        "seed": options.seed,
-    }
+def _play(
+    runs: Sequence[Candidates],
+    env: Env,
+    level_sets: Sequence[LevelSet],
+    options: SelectOptions,
+    purpose: int,
+) -> FloatArray:
+    # Chance is another one in every world, and when it is the test that is played.
+    key = jax.random.fold_in(jax.random.key(options.seed), purpose)
+    field = MEASURES[options.measure]
+    return candidates.play(runs, env, level_sets, key, field, options.episodes)
 
 
 def _check_scores(scores: Scores, options: SelectOptions) -> None:

@@ -297,10 +297,11 @@ def test_scores_are_those_of_each_policy_played_by_itself(loaded):
     config = loaded[0].config.levels_config
     env = ActionNoise(config.make_env(), strength=0.3)
     sets = [config.validation_set(3), config.shifts(3, 0)["denser"][2]]
-    scores = candidates.play(loaded, env, sets, field="returns", n_episodes=2, seed=5)
+    key = jax.random.key(5)
+    scores = candidates.play(loaded, env, sets, key, "returns", 2)
     seeds = ((0, 2), (1, 1))
     policies = [(r, u, s) for r, n in seeds for u in (2, 4) for s in range(n)]
-    keys = jax.random.split(jax.random.key(5), len(policies))
+    keys = jax.random.split(key, len(policies))
     levels = jax.tree.map(lambda *x: np.concatenate(x), *(s.levels for s in sets))
     play = jax.jit(
         lambda params, key: zero_shot.evaluate(
@@ -308,8 +309,8 @@ def test_scores_are_those_of_each_policy_played_by_itself(loaded):
         )
     )
     found = {}
-    for (r, u, s), key in zip(policies, keys, strict=True):
-        returns = play(take(loaded[r].policies[u], s), key).returns
+    for (r, u, s), own in zip(policies, keys, strict=True):
+        returns = play(take(loaded[r].policies[u], s), own).returns
         found.setdefault((r, u), []).append(np.asarray(returns).mean(1))
     means = [np.mean(x, axis=0) for x in found.values()]
     by_hand = [[mean[:3].mean(), mean[3:].mean()] for mean in means]
