@@ -125,4 +125,6 @@ def _size(config, n_levels, seed) -> dict[str, ShiftedLevels]:
 def _resized(side: int, factor: float) -> int:
     """A side about so many times as long; odd ones stay odd, as mazes need it."""
     new = round(side * factor)
-    return new + (new - side) % 2
+    if (new - side) % 2:
+        new += 1 if factor > 1 else -1  # away from the side that trains
+    return new
