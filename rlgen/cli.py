@@ -323,6 +323,24 @@ def _report(args: Sequence[str]) -> int:
     return 0
 
 
+def _select(args: Sequence[str]) -> int:
+    """Choose among runs and checkpoints by crafted shifts; report on test levels."""
+    if not args or args[0].startswith("-"):
+        print(
+            "usage: rlgen select RUN... [--measure success|return] [--last N] ...\n\n"
+            "Candidates are the runs at each kept policy (--keep-policies True in\n"
+            "training), else at their last checkpoint. They are chosen by validation\n"
+            "levels, plain and shifted; test levels are played afterwards, to report.\n"
+            "`rlgen select RUN --help` tells more."
+        )
+        return 0 if args and args[0] in ("-h", "--help") else 2
+    from rlgen import model_selection, runner
+
+    runner.use_compile_cache()
+    model_selection.run(args)
+    return 0
+
+
 def _ls(args: Sequence[str]) -> int:
     """List algorithms, environments, update rules and runs."""
     parser = argparse.ArgumentParser(prog="rlgen ls", description=_ls.__doc__)
@@ -357,6 +375,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "sweep": _sweep,
     "report": _report,
     "reproduce": _reproduce,
+    "select": _select,
     "bench": _bench,
     "ls": _ls,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlgen import config as configs
-from rlgen import players, registry, runner, training, trees
+from rlgen import players, registry, runner, training
 from rlgen.collection import Collection, CollectOptions, write_recording
 from rlgen.config import RunConfig
 from rlgen.env import take
@@ -213,9 +213,7 @@ class _Policies:
     def _params(self, update: int) -> PyTree:
         params = self._last_params
         if update != self.last:
-            path = runner.policy_file(self._folder, update)
-            arrays, _ = trees.read(path, "a kept policy: train the run again")
-            params = trees.fit(arrays, params, path)
+            params = runner.read_policy(self._folder, update, params)
         return take(params, self._seed)
 
 

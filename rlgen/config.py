@@ -157,7 +157,8 @@ class RunConfig:
         a CPU, where vmap is about twice as slow, and vmap elsewhere.
       log_every: updates per compiled chunk and per row of metrics.
       checkpoint_every_s: seconds between checkpoints.
-      keep_policies: keep the policy at every evaluation, for `rlgen collect`.
+      keep_policies: keep the policy at every evaluation, for `rlgen collect` and
+        `rlgen select`.
       out: folder of all runs.
       run_dir: directory of this run; empty for one named by the settings' hash.
       wandb: "off", "offline" or "online".

@@ -74,6 +74,20 @@ def policy_file(run_dir: Path, update: int) -> Path:
     return run_dir / "policies" / f"update_{update:08d}.npz"
 
 
+def read_policy(run_dir: Path, update: int, template: PyTree) -> PyTree:
+    """All seeds' policies [S, ...] that a run kept after an update.
+
+    Args:
+      template: policies of the same run, for structure and shapes.
+
+    Raises:
+      UserError: it kept none then, or one of other shapes.
+    """
+    path = policy_file(run_dir, update)
+    arrays, _ = trees.read(path, "a kept policy: train the run again")
+    return trees.fit(arrays, template, path)
+
+
 def return_freed_memory() -> None:
     """Gives what compilers have freed back to the system, where the C library can.
 

@@ -20,6 +20,7 @@ TOP = (
     "reports",
     "bench",
     "bench_offline",
+    "candidates",
     "level_tool",
     "collect",
     "collection",
@@ -27,6 +28,7 @@ TOP = (
     "meta_suite",
     "sinks",
     "ood_meter",
+    "model_selection",
     "sweep",
 )
 ENVIRONMENTS = ("rlgen.envs", "rlgen.interop")

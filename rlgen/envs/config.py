@@ -18,6 +18,10 @@ from rlgen.levels import LevelSet, LevelSpace, assert_disjoint, check_dataset
 # Held-out sets are the same for every run, whatever its seed.
 HELDOUT_SEED = 20_240_613
 
+#: Levels of a crafted shift: its family, the environment to play them in (None for the
+#: one of training), and the levels.
+ShiftedLevels = tuple[str, Env | None, LevelSet]
+
 
 @dataclasses.dataclass(frozen=True)
 class EnvConfig(abc.ABC):
@@ -194,6 +198,34 @@ class EnvConfig(abc.ABC):
         return LevelSet.generate(
             space, self.n_heldout, seed=HELDOUT_SEED, split=self.eval_split, name=name
         )
+
+    def validation_set(self, n_levels: int) -> LevelSet:
+        """At most `n_levels` levels like those of training, of the validation split.
+
+        Fewer are the first of more where they are drawn.
+
+        Raises:
+          UserError: the family holds fewer.
+        """
+        return LevelSet.generate(
+            self.heldout_space(),
+            n_levels,
+            seed=HELDOUT_SEED,
+            split="validation",
+            name="validation",
+        )
+
+    def shifts(self, n_levels: int, seed: int) -> dict[str, ShiftedLevels]:
+        """Levels unlike those of training by name, to choose settings by; or none.
+
+        All are of the validation split, whatever `eval_split` is.
+
+        Args:
+          n_levels: of each, at most.
+          seed: of what is drawn.
+        """
+        del n_levels, seed
+        return {}
 
     def controllers(self) -> Mapping[str, Controller]:
         """Scripted agents by name, for `rlgen collect` to record; none by default."""

@@ -33,6 +33,7 @@ class CaveConfig(GridConfig):
     FAMILY_FIELDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "blocks": ("min_blocks", "max_blocks")
     }
+    COUNTED: ClassVar[tuple[str, str, str]] = ("blocks", "min_blocks", "max_blocks")
 
     def load_set(self, name):
         if name in datasets.names():
@@ -48,6 +49,11 @@ class CaveConfig(GridConfig):
     def sized_for(self, name):
         size = datasets.RECIPES[name].size
         return dataclasses.replace(self, dataset="", height=size, width=size)
+
+    def validation_set(self, n_levels):
+        if (self.height, self.width) != (_SIZE, _SIZE):
+            return super().validation_set(n_levels)
+        return datasets.shipped("validation").thin(n_levels)
 
     def heldout_sets(self):
         if (self.height, self.width) != (_SIZE, _SIZE):
@@ -66,7 +72,7 @@ class CaveConfig(GridConfig):
         }
 
     def other_named(self):
-        if self.view_size == "full":
+        if self.fixes_size:
             return {}
         large = datasets.shipped("large")
         size = datasets.RECIPES["large"].size

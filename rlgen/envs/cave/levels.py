@@ -67,6 +67,10 @@ class Blocks(CaveLevels):
                 f"max_blocks <= {room}."
             )
 
+    @property
+    def block_range(self):
+        return self.min_blocks, self.max_blocks
+
     def layout(self, key: jax.Array) -> jax.Array:
         key_count, key_cells, key_kind = jax.random.split(key, 3)
         shape = (self.height, self.width)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from rlgen.envs.config import EnvConfig
 from rlgen.envs.grid.editor import GridEditor
 from rlgen.envs.grid.env import GridEnv
 from rlgen.envs.grid.levels import GridLevels
 from rlgen.envs.grid.mutators import Mutator
+from rlgen.envs.grid.shifts import grid_shifts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,14 @@ class GridLevelsConfig(EnvConfig):
     no_op: float = 0.0
 
     FAMILIES: ClassVar[Mapping[str, type[GridLevels]]]
+    #: The family whose levels have as many blocks as asked for, and the names of its
+    #: settings for the fewest and the most.
+    COUNTED: ClassVar[tuple[str, str, str]]
+
+    @property
+    def fixes_size(self) -> bool:
+        """Whether observations have another shape on grids of another size."""
+        raise NotImplementedError
 
     def make_editor(self, n_blocks: int, noise_size: int) -> GridEditor:
         """The environment in which a teacher builds levels like these."""
@@ -54,6 +63,25 @@ class GridLevelsConfig(EnvConfig):
         # It may draw unsolvable levels: `LevelSet.generate` keeps what can be solved.
         return self.family(self.levels, solvable=False)
 
+    def resized(self, height: int, width: int) -> Self:
+        """These settings for new levels of another size, as densely blocked.
+
+        The time limit is that of the size.
+
+        Raises:
+          UserError: the family does not fit that size.
+        """
+        family, *counts = self.COUNTED
+        share = height * width / (self.height * self.width)
+        changes: dict[str, Any] = {"height": height, "width": width, "max_steps": 0}
+        if family in self._used:
+            changes |= {name: round(getattr(self, name) * share) for name in counts}
+        return dataclasses.replace(self, dataset="", reference="", **changes)
+
+    def shifts(self, n_levels, seed):
+        """Other densities of walls, distances to the goal, and sizes."""
+        return grid_shifts(self, n_levels, seed)
+
 
 @dataclasses.dataclass(frozen=True)
 class GridConfig(GridLevelsConfig):
@@ -72,6 +100,11 @@ class GridConfig(GridLevelsConfig):
     actions: str = "minimal"
 
     ENV: ClassVar[type[GridEnv]]
+
+    @property
+    def fixes_size(self):
+        # The full view fixes the size of the network's input.
+        return self.view_size == "full"
 
     def make_env(self) -> Any:
         """The environment."""

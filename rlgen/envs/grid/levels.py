@@ -48,6 +48,11 @@ class GridLevels(LevelSpace[LevelT], Generic[LevelT]):
     START_CHARS: ClassVar[str]
     N_EXTRA_WORDS: ClassVar[int] = 0
 
+    @property
+    def block_range(self) -> tuple[int, int] | None:
+        """Fewest and most cells that are not free, where settings of the family say."""
+        return None
+
     @abc.abstractmethod
     def draw(self, key: jax.Array) -> LevelT:
         """Draws one level, solvable or not."""

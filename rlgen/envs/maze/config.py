@@ -44,6 +44,7 @@ class MazeLevelsConfig(GridLevelsConfig):
         "rooms": ("rooms_per_side", "door_probability"),
         "caves": ("fill", "smoothing_steps"),
     }
+    COUNTED: ClassVar[tuple[str, str, str]] = ("uniform", "min_walls", "max_walls")
     #: Where the named levels are: a module with `sizes` and `named_levels`.
     NAMED: ClassVar[ModuleType]
 
@@ -61,11 +62,6 @@ class MazeLevelsConfig(GridLevelsConfig):
     @property
     def _used(self):
         return {self.levels, self._heldout_family}
-
-    @property
-    def _fixes_size(self) -> bool:
-        """Whether observations have another shape in mazes of another size."""
-        raise NotImplementedError
 
     def _in_these(self, mazes: MazeLevels) -> GridLevels:
         """The environment's own levels in a family of mazes."""
@@ -95,7 +91,7 @@ class MazeLevelsConfig(GridLevelsConfig):
         return self.NAMED.named_levels(self.height, self.width)
 
     def other_named(self):
-        if self._fixes_size:
+        if self.fixes_size:
             return {}
         others: dict[str, tuple[Any, LevelSet]] = {}
         for height, width in self.NAMED.sizes():
@@ -115,8 +111,3 @@ class MazeConfig(MazeLevelsConfig, GridConfig):
 
     ENV = Maze
     NAMED = named
-
-    @property
-    def _fixes_size(self):
-        # The full view fixes the size of the network's input.
-        return self.view_size == "full"

@@ -81,6 +81,10 @@ class UniformWalls(MazeLevels):
                 f"<= {room}."
             )
 
+    @property
+    def block_range(self):
+        return self.min_walls, self.max_walls
+
     def layout(self, key: jax.Array) -> jax.Array:
         key_count, key_cells = jax.random.split(key)
         count = jax.random.randint(

@@ -84,6 +84,21 @@ class PhysicsConfig(EnvConfig):
             "extrapolated": self.held_out("extrapolated", self.family("extrapolated")),
         }
 
+    def shifts(self, n_levels, seed):
+        """Physics beyond training in every respect, and in one respect alone."""
+        varied = self.make_env().varied
+        spaces = {"beyond in all": self.family("extrapolated")}
+        for parameter in varied if len(varied) > 1 else ():
+            space = self.family("extrapolated", beyond=(parameter,))
+            spaces[f"beyond in {parameter}"] = space
+        sets = {}
+        for name, space in spaces.items():
+            level_set = LevelSet.generate(
+                space, n_levels, seed=seed, split="validation", name=name
+            )
+            sets[name] = ("physics", None, level_set)
+        return sets
+
     def named_set(self) -> LevelSet:
         """The task's own physics."""
         return LevelSet.from_levels(

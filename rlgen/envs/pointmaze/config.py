@@ -34,7 +34,7 @@ class PointMazeConfig(MazeLevelsConfig):
     NAMED = named
 
     @property
-    def _fixes_size(self):
+    def fixes_size(self):
         return self.view == "all"
 
     def make_env(self) -> PointMaze:

@@ -40,6 +40,10 @@ class PointMazeLevels(GridLevels[PointMazeLevel]):
         """Point mazes of the same size and with the same settings as `mazes`."""
         return cls(mazes.height, mazes.width, mazes.solvable, mazes.mutator, mazes)
 
+    @property
+    def block_range(self):
+        return self.mazes.block_range
+
     def draw(self, key: jax.Array) -> PointMazeLevel:
         maze = self.mazes.draw(key)
         return PointMazeLevel(walls=maze.walls, goal=maze.goal, start=maze.start)

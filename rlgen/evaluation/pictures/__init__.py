@@ -6,6 +6,7 @@ each file is written whole or not at all. Colours are safe for the colour-blind,
 what a colour says is also said by a length or a word.
 """
 
+from rlgen.evaluation.pictures.agreement import agreement_panels
 from rlgen.evaluation.pictures.comparison import cost_curves, interval_panels
 from rlgen.evaluation.pictures.curves import DEFAULT_GROUPS, learning_curves
 from rlgen.evaluation.pictures.film import agent_gif
@@ -20,6 +21,7 @@ from rlgen.evaluation.pictures.strips import score_strips
 __all__ = [
     "DEFAULT_GROUPS",
     "agent_gif",
+    "agreement_panels",
     "cost_curves",
     "curriculum_picture",
     "heat_maps",
