@@ -90,7 +90,8 @@ def papers(folder: Path = FOLDER) -> list[Paper]:
     found = sorted(folder.glob("*/reproduce.yaml"))
     if not found:
         raise UserError(
-            f"There is no {folder}/*/reproduce.yaml here: run this in a checkout of rlgen."
+            f"There is no {folder}/*/reproduce.yaml here: run this in a checkout of "
+            "rlgen."
         )
     return [read(path) for path in found]
 

@@ -1,4 +1,4 @@
-"""The notebooks run from the first cell to the last, and are committed without output."""
+"""Notebooks run from the first cell to the last, and are committed without output."""
 
 from __future__ import annotations
 
