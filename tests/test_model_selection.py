@@ -220,6 +220,7 @@ def columns(out):
     return list(pd.read_csv(path)) if path.exists() else None
 
 
+@pytest.mark.slow
 def test_no_test_level_is_made_or_played_before_the_choice(selected):
     _, events = selected
     before = [e for e in events if e[2] is None]
@@ -244,6 +245,7 @@ def test_what_scores_for_the_choice_cannot_be_given_test_levels(loaded):
             assert (level_set.hashes[:, 1] % 20 == 0).all()
 
 
+@pytest.mark.slow
 def test_all_is_written(selected, runs):
     out, _ = selected
     table = pd.read_csv(out / "selection.csv")

@@ -256,6 +256,7 @@ def test_goals_are_nearer_and_farther():
     assert near.max() <= far.min() and near.mean() < pool.mean() < far.mean()
 
 
+@pytest.mark.slow
 def test_sizes_differ_and_fit_the_same_network():
     env = MAZE.make_env()
     for name, side in (("smaller", 5), ("larger", 11)):
@@ -272,6 +273,7 @@ def test_sizes_differ_and_fit_the_same_network():
     assert "smaller" not in shifts_of(small, 3) and "larger" in shifts_of(small, 3)
 
 
+@pytest.mark.slow
 def test_families_without_a_number_of_walls_are_counted():
     rooms = MazeConfig(height=7, width=7, levels="rooms", rooms_per_side=2)
     levels = LevelSet.generate(rooms.heldout_space(), 64, seed=9, split="train")
@@ -342,6 +344,7 @@ def test_a_shift_cannot_be_made_of_other_levels():
             Shift("some", "family", env, named)
 
 
+@pytest.mark.slow
 def test_seeds_draw_other_levels_and_the_same_again():
     a = shifts_of(FULL, 4)["denser"][2].hashes
     b, again = (FULL.shifts(4, seed)["denser"][2].hashes for seed in (1, 0))
