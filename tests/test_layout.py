@@ -28,6 +28,8 @@ TOP = (
     "meta_suite",
     "sinks",
     "ood_meter",
+    "report",
+    "reproduce",
     "model_selection",
     "sweep",
 )

@@ -98,7 +98,8 @@ def test_advice_skips_what_an_algorithm_does_not_have():
 
 @pytest.mark.parametrize("env", registry.names(registry.ENVS))
 def test_advice_names_settings_that_exist(env):
-    values = flat("agent", env)
+    # What PPO is told, and what learns in models.
+    values = flat("mopo", env) | flat("agent", env)
     for name, value in registry.load(registry.ENVS, env).ADVICE.items():
         assert values[name] == value, name
 
