@@ -7,8 +7,6 @@ with every comparison.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
@@ -96,50 +94,3 @@ def worst_share(x: ArrayLike, alpha: float = 0.1, **options) -> Interval:
 
     options = {"resample_tasks": True} | options
     return stratified_bootstrap(x, statistic, **options)
-
-
-class Correlation(NamedTuple):
-    """Rank correlations of two criteria over candidates, with intervals."""
-
-    spearman: Interval
-    kendall: Interval
-    n: int
-
-
-def rank_correlation(
-    x: ArrayLike, y: ArrayLike, reps: int = 2000, seed: Seed = 0
-) -> Correlation:
-    """Whether what ranks high in x ranks high in y: Spearman's rho, Kendall's tau-b.
-
-    Args:
-      x, y: scores [N] of the same candidates, as validation and test have them.
-
-    Returns:
-      both with percentile intervals over candidates; NaN if a criterion is constant.
-    """
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
-        raise ValueError(f"need the same two or more candidates: {x.shape}, {y.shape}.")
-
-    def both(a: NDArray, b: NDArray) -> tuple[float, float]:
-        if np.ptp(a) == 0 or np.ptp(b) == 0:
-            return np.nan, np.nan
-        rho: Any = stats.spearmanr(a, b)
-        tau: Any = stats.kendalltau(a, b)
-        return float(rho.statistic), float(tau.statistic)
-
-    rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(reps):
-        index = rng.integers(len(x), size=len(x))
-        draws.append(both(x[index], y[index]))
-    table = np.asarray(draws)
-    # A sample of one candidate again and again ranks nothing: left out.
-    known = table[~np.isnan(table).any(axis=1)]
-    nothing = np.full((2, 2), np.nan)
-    ends = np.quantile(known, [0.025, 0.975], axis=0) if len(known) else nothing
-    spearman, kendall = (
-        Interval(point, float(ends[0, i]), float(ends[1, i]))
-        for i, point in enumerate(both(x, y))
-    )
-    return Correlation(spearman, kendall, len(x))
