@@ -187,6 +187,23 @@ def _eval(args: Sequence[str]) -> int:
     return 0
 
 
+def _ood(args: Sequence[str]) -> int:
+    """Measure how out of distribution level sets are for a run's policies."""
+    import tyro
+
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: rlgen ood RUN [--n-levels N] [--n-steps N] [--levels FILE ...]")
+        return 0 if args else 2
+    from rlgen import ood_meter, runner
+
+    options: Any = tyro.cli(
+        ood_meter.OODOptions, prog=f"rlgen ood {args[0]}", args=list(args[1:])
+    )
+    runner.use_compile_cache()
+    ood_meter.run(args[0], options)
+    return 0
+
+
 def _levels(args: Sequence[str]) -> int:
     """Print, draw and save levels of an environment."""
     if not args or args[0] in ("-h", "--help"):
@@ -297,6 +314,7 @@ def _ls(args: Sequence[str]) -> int:
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "eval": _eval,
+    "ood": _ood,
     "levels": _levels,
     "collect": _collect,
     "sweep": _sweep,

@@ -95,6 +95,15 @@ class Experiment(abc.ABC, Generic[StateT]):
         del state, key
         return {}
 
+    def curriculum_levels(
+        self, state: StateT, key: jax.Array
+    ) -> tuple[PyTree, jax.Array] | None:
+        """The levels [C, ...] that a curriculum would replay now, of one seed.
+
+        With their probabilities [C]; None without a curriculum that remembers any.
+        """
+        del state, key
+
     def policy_params(self, states: StateT) -> PyTree:
         """The parameters that `network` acts with, of one seed or stacked over S."""
         raise UserError(f"{type(self).__name__} has no policy to evaluate.")

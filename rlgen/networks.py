@@ -187,6 +187,9 @@ def _value(x: jax.Array) -> jax.Array:
 class PolicyNetwork(abc.ABC):
     """What rollouts and evaluations act with. Holds no parameters."""
 
+    #: Whether `step` estimates values; else what it gives for them says nothing.
+    has_value: bool = True
+
     def __init__(
         self, observation_space: gymnasium.Space, action_space: gymnasium.Space
     ):
@@ -202,6 +205,12 @@ class PolicyNetwork(abc.ABC):
         self, params: PyTree, carry: PyTree, obs: PyTree, reset: jax.Array
     ) -> tuple[PyTree, jax.Array, jax.Array]:
         """Acts once: obs [B, ...] and reset bool[B] to carry, raw [B, P], value [B]."""
+
+    @abc.abstractmethod
+    def features(
+        self, params: PyTree, carry: PyTree, obs: PyTree, reset: jax.Array
+    ) -> jax.Array:
+        """What the policy's head reads in this step: [B, F]."""
 
     @abc.abstractmethod
     def policy(self, raw: jax.Array) -> Any:
@@ -225,6 +234,7 @@ class ActorCritic(PolicyNetwork):
         super().__init__(observation_space, action_space)
         self.config = config
         self.n_values = n_values
+        self.has_value = n_values == 1  # of more, a rule makes what it likes
         self._torso = Torso(observation_space, config)
         self._heads = Heads(
             distributions.parameter_size(action_space), config.head_size, n_values
@@ -274,6 +284,9 @@ class ActorCritic(PolicyNetwork):
                 params["core"], carry, features, reset
             )
         return carry, features
+
+    def features(self, params, carry, obs, reset):
+        return self.represent(params, carry, obs, reset)[1]
 
     def heads(self, params: PyTree, features: jax.Array):
         """Raw action parameters [B, P] and values [B] from features [B, F]."""

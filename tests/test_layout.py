@@ -25,6 +25,7 @@ TOP = (
     "collection",
     "comparison",
     "meta_suite",
+    "ood_meter",
     "sweep",
 )
 ENVIRONMENTS = ("rlgen.envs", "rlgen.interop")

@@ -146,6 +146,29 @@ def paired_bootstrap(
     return _interval(statistic(x, y), draws, level, fewest * levels > 1)
 
 
+def unpaired_bootstrap(
+    x: ArrayLike,
+    y: ArrayLike,
+    statistic: Callable[[FloatArray, FloatArray], Value],
+    reps: int = 2000,
+    seed: Seed = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of ``statistic(x[runs, levels_x], y[runs, levels_y])``, other levels.
+
+    Row i of both is one agent, drawn whole; levels of each are redrawn on their own.
+    """
+    x, y = _scores(x, ndim=2), _scores(y, ndim=2)
+    if len(x) != len(y):
+        raise ValueError(f"runs differ in number: {len(x)} and {len(y)}.")
+    rng, draws = np.random.default_rng(seed), []
+    for _ in range(reps):
+        runs = rng.integers(len(x), size=(len(x), 1))
+        in_x, in_y = (rng.integers(z.shape[1], size=z.shape[1]) for z in (x, y))
+        draws.append(statistic(x[runs, in_x], y[runs, in_y]))
+    return _interval(statistic(x, y), draws, level, x.size + y.size > 2)
+
+
 def paired_bootstrap_difference(
     x: ArrayLike,
     y: ArrayLike,

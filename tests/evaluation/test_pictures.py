@@ -325,6 +325,22 @@ def test_a_film_shows_at_most_four_levels(tmp_path, env):
         )
 
 
+def test_strips_have_a_row_for_every_set(tmp_path):
+    """Two dots of one score stand side by side at the same place of the log axis."""
+    table = pd.DataFrame(
+        {"level_set": ["a"] * 40 + ["b"] * 40, "score": [1.0] * 40 + [100.0] * 40}
+    )
+    path = pictures.score_strips(table, tmp_path / "s.png", "title", "score")
+    image = read(path).astype(int)
+    # Dots are coloured; axes, lines and words are not.
+    rows, columns = np.nonzero(np.ptp(image, axis=2) > 60)
+    first = columns < image.shape[1] * 0.5
+    assert first.any() and (~first).any()
+    assert rows[first].max() < rows[~first].min()  # the first set is above
+    one = pictures.score_strips(table[:40], tmp_path / "one.png", "title", "score")
+    assert read(one).shape[0] < image.shape[0]
+
+
 def test_a_failing_save_leaves_no_partial_file(tmp_path, env, monkeypatch):
     def fail(self, file, *args, **kwargs):
         file.write(b"half")

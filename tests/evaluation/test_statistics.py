@@ -19,6 +19,7 @@ from rlgen.evaluation.statistics import (
     probability_of_improvement,
     robustness,
     stratified_bootstrap,
+    unpaired_bootstrap,
     wilson_interval,
 )
 
@@ -322,3 +323,25 @@ def test_bad_input_is_one_clear_sentence(call, match):
     with pytest.raises(ValueError, match=match) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+class TestUnpairedBootstrap:
+    def test_of_one_run_it_is_as_wide_as_theory_says(self):
+        """The difference of two means of independent samples."""
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(1, 300)), 2 * rng.normal(size=(1, 150)) + 1
+        interval = unpaired_bootstrap(x, y, lambda a, b: b.mean() - a.mean(), seed=1)
+        error = np.sqrt(x.var() / 300 + y.var() / 150)
+        assert interval.point == pytest.approx(y.mean() - x.mean())
+        assert interval.high - interval.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+    def test_a_run_is_drawn_whole(self):
+        """What a run adds to both of its samples cancels in their difference."""
+        runs = np.array([[0.0], [100.0]])
+        x, y = np.zeros((2, 5)) + runs, np.ones((2, 3)) + runs
+        interval = unpaired_bootstrap(x, y, lambda a, b: b.mean() - a.mean())
+        np.testing.assert_allclose(interval, 1.0)
+
+    def test_runs_that_differ_in_number_are_refused(self):
+        with pytest.raises(ValueError, match="runs differ in number: 2 and 3"):
+            unpaired_bootstrap(np.ones((2, 4)), np.ones((3, 4)), lambda a, b: 0.0)

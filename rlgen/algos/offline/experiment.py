@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from rlgen.algos.offline import familiarity
 from rlgen.algos.offline.agent import Agent
 from rlgen.algos.offline.anchors import AnchorEncoder
 from rlgen.algos.offline.encoder import Encoder
 from rlgen.algos.offline.stages import Stage
 from rlgen.algos.offline.transduction import Pair
 from rlgen.env import Env, take
-from rlgen.evaluation import zero_shot
+from rlgen.evaluation import out_of_distribution, zero_shot
+from rlgen.evaluation.out_of_distribution import Gaussian
 from rlgen.experiment import EvalResult, Experiment, Metrics, all_finite
 from rlgen.levels import LevelSet
 from rlgen.networks import PolicyNetwork
@@ -32,7 +32,13 @@ _N_KNOWN, _N_MET = 2000, 64
 
 
 class OfflinePolicy(PolicyNetwork):
-    """An agent's actor with its encoder, as evaluation plays it."""
+    """An agent's actor with its encoder, as evaluation plays it.
+
+    Its features are what the encoder makes of an observation: actors have layers of
+    many kinds, and what they all read is that.
+    """
+
+    has_value = False
 
     def __init__(
         self,
@@ -52,6 +58,12 @@ class OfflinePolicy(PolicyNetwork):
         inputs = self.encoder(params["encoder"], obs)
         carry, raw = self.agent.step(params["actor"], carry, inputs, reset)
         return carry, raw, jnp.zeros(raw.shape[0])
+
+    def features(self, params, carry, obs, reset):
+        del carry
+        inputs = self.encoder(params["encoder"], obs)
+        parts = [x.reshape(len(reset), -1) for x in jax.tree.leaves(inputs)]
+        return jnp.concatenate(parts, axis=-1)
 
     def policy(self, raw):
         return self.agent.policy(raw)
@@ -168,8 +180,9 @@ class Staged(Experiment[StagedState]):
     def diagnose(self, state: StagedState, key: jax.Array) -> Metrics:
         """With anchors, how like the data they, differences and states are.
 
-        Mean squared Mahalanobis distances over dimensions, of what the policy meets on
-        each level set, under the statistics of `_N_KNOWN` steps of the dataset.
+        Mean squared Mahalanobis distances over dimensions, of what the policy meets in
+        an episode on each level, under the statistics of `_N_KNOWN` steps of the
+        dataset.
         """
         if not isinstance(self.encoder, AnchorEncoder) or self.data is None:
             return {}
@@ -179,20 +192,23 @@ class Staged(Experiment[StagedState]):
         n_rows = len(self.data.rows)
         rows = jax.random.randint(key_rows, (_N_KNOWN,), 0, n_rows)
         known = _parts(encode(self.data.rows.obs[rows]))
-        met = familiarity.visited(
+        gaussians = {part: Gaussian.fit(x) for part, x in known.items()}
+        met = out_of_distribution.visit(
             self.env,
             self.network,
             params,
             key,
-            self.eval_sets,
+            {name: level_set.levels for name, level_set in self.eval_sets.items()},
             _N_MET,
             min(self.env.max_episode_steps, _N_MET),
+            greedy=True,
         )
         metrics = {}
-        for name, obs in met.items():
-            for part, x in _parts(encode(obs)).items():
-                distance = familiarity.mahalanobis(x, known[part])
-                metrics[f"mahalanobis_{part}_{name}"] = distance.mean()
+        for name, one in met.items():
+            weight = one.valid / one.valid.sum()
+            for part, x in _parts(encode(one.obs)).items():
+                score = gaussians[part].score(x)
+                metrics[f"mahalanobis_{part}_{name}"] = (weight * score).sum()
         return metrics
 
     def evaluate(self, state: StagedState, key: jax.Array) -> dict[str, EvalResult]:

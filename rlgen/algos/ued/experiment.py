@@ -301,7 +301,6 @@ class UED(Experiment[UEDState]):
         if self.reference is None or not self.diagnostics.diagnostics:
             return {}
         key, key_replayed = jax.random.split(key)
-        replayed = self.curriculum.replayed(state.curriculum, key_replayed)
         return diagnostics.diagnose(
             self.diagnostics,
             self.env,
@@ -310,8 +309,12 @@ class UED(Experiment[UEDState]):
             state.learner.params,
             key,
             self.reference,
-            None if replayed is None else replayed[:2],
+            self.curriculum_levels(state, key_replayed),
         )
+
+    def curriculum_levels(self, state: UEDState, key: jax.Array):
+        replayed = self.curriculum.replayed(state.curriculum, key)
+        return None if replayed is None else replayed[:2]
 
     def policy_params(self, states: UEDState) -> PyTree:
         return states.learner.params

@@ -15,6 +15,7 @@ from rlgen.evaluation.pictures.levels import (
     level_images,
 )
 from rlgen.evaluation.pictures.maps import heat_maps, line_panels
+from rlgen.evaluation.pictures.strips import score_strips
 
 __all__ = [
     "DEFAULT_GROUPS",
@@ -27,4 +28,5 @@ __all__ = [
     "level_grid",
     "level_images",
     "line_panels",
+    "score_strips",
 ]

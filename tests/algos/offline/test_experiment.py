@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from algos_offline import build_on_push, pushed, settings_on_push
 from probes import Push, PushConfig
-from scipy.spatial.distance import mahalanobis
 from tiny import assert_same_bits
 
 from rlgen import datasets, registry, runner
-from rlgen.algos.offline import familiarity
 from rlgen.algos.offline.assembly import OfflineAlgorithm, scaled_rewards
 from rlgen.algos.offline.outcomes import Conditioned
 from rlgen.algos.offline.variants import OnlineAlgorithm
@@ -116,17 +114,22 @@ def test_stages_follow_one_another_and_chunks_do_not_matter(folder, tmp_path_fac
     assert_same_bits(states, again)
 
 
-def test_what_is_like_the_data_has_a_distance_of_one():
-    rng = np.random.default_rng(0)
-    spread = rng.normal(size=(3, 3))
-    data = rng.normal(size=(4000, 3)) @ spread + 2.0
-    x = rng.normal(size=(50, 3)) * 3
-    ours = familiarity.mahalanobis(jnp.asarray(x), jnp.asarray(data))
-    inverse = np.linalg.inv(np.cov(data.T, bias=True))
-    theirs = [mahalanobis(row, data.mean(axis=0), inverse) ** 2 / 3 for row in x]
-    np.testing.assert_allclose(ours, theirs, rtol=2e-2)
-    own = familiarity.mahalanobis(jnp.asarray(data), jnp.asarray(data))
-    assert float(own.mean()) == pytest.approx(1.0, abs=1e-2)
+@pytest.mark.parametrize("cocoa", [False, True])
+def test_features_are_what_the_encoder_says(cocoa, folder):
+    """Of a state, or of an anchor and a difference side by side."""
+    more = {"anchors": "nearest"} if cocoa else {"normalize_obs": True}
+    experiment = build("td3-bc", folder, cocoa=cocoa, **more)
+    params = experiment.policy_params(experiment.init(KEY))
+    obs = jnp.asarray(experiment.data.rows.obs[:5])
+    features = experiment.network.features(params, None, obs, jnp.ones(5, bool))
+    data = np.asarray(experiment.data.rows.obs)
+    states = (obs - data.mean(axis=0)) / (data.std(axis=0) + 1e-3)
+    size = obs.shape[1]
+    if cocoa:
+        assert features.shape == (5, 2 * size)
+        features = features[:, :size] + features[:, size:]
+    np.testing.assert_allclose(features, states, atol=1e-4)
+    assert not experiment.network.has_value
 
 
 def test_anchors_are_measured_and_plain_states_are_not(folder):
