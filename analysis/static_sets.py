@@ -17,15 +17,13 @@ import jax
 import numpy as np
 import pandas as pd
 
-from rlgen import config as configs
-from rlgen import meta_suite, reports
+from rlgen import meta_suite, runs
 from rlgen.algos import rule_library
 from rlgen.algos.meta import meta_test
 from rlgen.env import take
 from rlgen.errors import UserError
 from rlgen.evaluation import pictures
 from rlgen.levels import LevelSet
-from rlgen.store import RunStore
 
 SIZES = (4, 16, 64)
 POOLS = ("a", "b")
@@ -70,12 +68,9 @@ def make(rule_name: str) -> None:
 def figure(folder: str) -> None:
     """Held-out return of rules by the set that they were learned on."""
     rows = []
-    for done in sorted(Path(folder).glob("*/DONE")):
-        store = RunStore(done.parent)
-        dataset = configs.read_yaml(done.parent / "config.yaml")["dataset"]
-        kind, size, pool = Path(dataset).stem.split("-")
-        episodes = reports.last_evaluation(store)
-        part = episodes[episodes["level_set"] == "heldout"]
+    for run in runs.finished(folder):
+        kind, size, pool = Path(run.settings["dataset"]).stem.split("-")
+        part = run.episodes[run.episodes["level_set"] == "heldout"]
         for seed, own in part.groupby("seed"):
             rows.append(
                 {
@@ -86,8 +81,6 @@ def figure(folder: str) -> None:
                     "return": own["return"].mean(),
                 }
             )
-    if not rows:
-        raise UserError(f"{folder} holds no finished run: run the sweep first.")
     table = pd.DataFrame(rows)
     # Meta-seeds of a set share its levels: a set is one run of the comparison.
     by_set = table.groupby(["kind", "size", "pool"], as_index=False).agg(

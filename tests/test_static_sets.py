@@ -27,9 +27,16 @@ def finished(folder, dataset, returns):
     """A run with one held-out level and one episode for each meta-seed."""
     store = RunStore(folder / dataset)
     store.eval_dir.mkdir(parents=True)
-    store.write_text("config.yaml", f"dataset: runs/static-sets/{dataset}.npz\n")
+    settings = f"algorithm: lpg\nseeds: {len(returns)}\n"
+    settings += f"dataset: runs/static-sets/{dataset}.npz\n"
+    store.write_text("config.yaml", settings)
     table = pd.DataFrame(
-        {"seed": range(len(returns)), "level_set": "heldout", "return": returns}
+        {
+            "seed": range(len(returns)),
+            "level_set": "heldout",
+            "level": "a",
+            "return": returns,
+        }
     )
     # What the rule earns on its own levels is none of the comparison's.
     own = table.assign(**{"level_set": "train", "return": 9.0})

@@ -11,6 +11,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from rlgen.evaluation.pictures._style import CYCLE, DPI, INK, QUIET, quieten, save
 
+# Scores that differ more than so many times are drawn on a logarithmic axis.
+_MANY_TIMES = 10
+
 
 def score_strips(table: pd.DataFrame, path: str | Path, title: str, label: str) -> Path:
     """Draws a dot per seed and level, and a line at each set's mean.
@@ -40,10 +43,12 @@ def score_strips(table: pd.DataFrame, path: str | Path, title: str, label: str) 
             xycoords=("axes fraction", "data"), textcoords="offset points",
             fontsize=8, color=INK,
         )  # fmt: skip
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(ScalarFormatter())
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    every = np.concatenate(list(parts.values()))
+    if every.max() > _MANY_TIMES * every.min():
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(ScalarFormatter())
+        ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_yticks([])
     ax.set_ylim(len(parts) - 0.4, -0.6)
     ax.set_xlabel(f"{label}; line: mean", fontsize=8, color=QUIET)
