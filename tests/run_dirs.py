@@ -71,7 +71,7 @@ def write(
         for update in (5, 10):
             row = {"seed": seed, "update": update, "env_steps": 100 * update}
             row["wall_s"] = 6.0 * update
-            logged = {"train_solve_rate": 0.05 * update, "level_walls": 3.0 + seed}
+            logged = {"train_solve_rate": 0.05 * update, "level_n_walls": 3.0 + seed}
             rows.append(row | {"kind": "train"} | logged)
             means = {
                 f"eval_{k}_return": float(x[seed - settings["seed"]].mean())

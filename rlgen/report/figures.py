@@ -23,7 +23,7 @@ _X = {
 # What curricula log about the levels that they train on, and what it is called.
 _CURRICULUM = {
     "level_path_length": "shortest path of train levels",
-    "level_walls": "walls of train levels",
+    "level_n_walls": "walls of train levels",
     "buffer_score": "mean score in the buffer",
     "buffer_fill": "share of the buffer that is filled",
     "solve_rate_new": "solved, new levels",
