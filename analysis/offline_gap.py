@@ -168,6 +168,8 @@ def choose(folder: str, budget: int = BUDGET) -> None:
 
 def _write_final(learner: str, name: str, value: Any, budget: int) -> None:
     spec = read_yaml(str(SWEEPS / "tune" / f"{learner}.yaml"))
+    # Learners of models take more updates, and evaluating COCOA's policy costs more.
+    learns_models = "model_updates" in spec["parameters"]
     changes = {
         name: {"value": value},
         "data": {"values": [f"datasets/gap/mixed-{n}-v0" for n in N_LEVELS]},
@@ -175,7 +177,7 @@ def _write_final(learner: str, name: str, value: Any, budget: int) -> None:
         "n_heldout": {"value": 256},
         "eval_episodes": {"value": 1},
         "min_eval_episodes": {"value": 64},
-        "eval_every": {"value": 2},
+        "eval_every": {"value": 4 if learns_models else 2},
         "seeds": {"value": _SEEDS},
         "out": {"value": "runs/offline-gap"},
     }

@@ -65,6 +65,11 @@ class Experiment(abc.ABC, Generic[StateT]):
         return clone
 
     @property
+    def updates_without_policy(self) -> int:
+        """First updates that only learn models; the runner evaluates after them."""
+        return 0
+
+    @property
     @abc.abstractmethod
     def env_steps_per_update(self) -> int:
         """Environment steps of one update, scoring rollouts included."""

@@ -264,14 +264,15 @@ def catch_signals() -> Iterator[Callable[[], int | None]]:
 def use_compile_cache() -> None:
     """Keeps compiled programs in the user's cache folder, for sweeps and resumes.
 
-    Set RLGEN_COMPILE_CACHE to another folder, or to "off".
+    Small ones too: building an experiment compiles more than a hundred, op by op, which
+    take seconds together. Set RLGEN_COMPILE_CACHE to another folder, or to "off".
     """
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rlgen" / "xla"
     folder = os.environ.get("RLGEN_COMPILE_CACHE", str(default))
     if folder == "off":
         return
     jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def run(
@@ -341,9 +342,7 @@ class _Loop:
             update += n_updates
             stop = self.stop_signal()
             is_end = update == self.config.n_updates
-            evaluates = is_end or (
-                self.config.eval_every and update % self.config.eval_every == 0
-            )
+            evaluates = is_end or self._is_evaluated(update)
             saves = time.perf_counter() - last_save > self.config.checkpoint_every_s
             if stop or evaluates or saves:
                 # The state is looked at only after its metrics said that it is sane.
@@ -386,6 +385,11 @@ class _Loop:
         if config.eval_every:
             stops.append((update // config.eval_every + 1) * config.eval_every)
         return min(stops) - update
+
+    def _is_evaluated(self, update: int) -> bool:
+        every = self.config.eval_every
+        has_policy = update > self.program.experiment.updates_without_policy
+        return bool(every and update % every == 0 and has_policy)
 
     def _now(self) -> float:
         """Seconds of training and evaluation so far, over all resumptions."""

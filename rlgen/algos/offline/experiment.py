@@ -16,7 +16,7 @@ from flax import struct
 from rlgen.algos.offline.agent import Agent
 from rlgen.algos.offline.anchors import AnchorEncoder
 from rlgen.algos.offline.encoder import Encoder
-from rlgen.algos.offline.stages import Stage
+from rlgen.algos.offline.stages import AGENT, Stage
 from rlgen.algos.offline.transduction import Pair
 from rlgen.env import Env, take
 from rlgen.evaluation import out_of_distribution, zero_shot
@@ -114,6 +114,12 @@ class Staged(Experiment[StagedState]):
             done = min(max(n_updates - before, 0), stage.n_updates)
             total, before = total + done * stage.env_steps_per_update, before + done
         return total
+
+    @property
+    def updates_without_policy(self) -> int:
+        names = list(self.stages)
+        before = names[: names.index(AGENT)] if AGENT in names else ()
+        return sum(self.stages[name].n_updates for name in before)
 
     @property
     def _last(self) -> Stage:

@@ -90,6 +90,7 @@ def staged(folder, tmp, seed_axis, log_every):
         seeds=2,
         seed_axis=seed_axis,
         log_every=log_every,
+        eval_every=2,
     )
 
 
@@ -110,6 +111,11 @@ def test_stages_follow_one_another_and_chunks_do_not_matter(folder, tmp_path_fac
         "critic_loss": [4, 5, 6],
     }
     assert rows["gradient_updates"].iloc[-1] == 12
+    # Models are no policy: nothing is played before an agent learns.
+    assert sorted(path.name for path in store.eval_dir.glob("*.parquet")) == [
+        "update_00000004.parquet",
+        "update_00000006.parquet",
+    ]
     again, _, _ = staged(folder, tmp, "map", 4)
     assert_same_bits(states, again)
 
