@@ -345,6 +345,28 @@ def test_a_sweep_names_run_and_project(tmp_path, monkeypatch):
     assert len(module.options_of_init()) == 2
 
 
+def test_an_agent_is_told_of_a_run_that_was_finished_before(tmp_path, monkeypatch):
+    """Its rows and its pictures; without an agent nothing is sent again."""
+    module = fake(monkeypatch)
+    config = tiny(tmp_path, seeds=2, pictures=False)
+    store = training.run_training(config)
+    first = [call for call in module.calls if call[0] == "log"]
+    put_pictures(store.figures_dir)
+    module.calls.clear()
+    training.run_training(config)
+    assert module.calls == []
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    training.run_training(config)
+    (options,) = module.options_of_init()
+    assert "id" not in options
+    again = [call for call in module.calls if call[0] == "log"]
+    assert len(again) == len(first) + 1 == 6  # three chunks, two evaluations, pictures
+    for (_, (row,), options), (_, (known,), other) in zip(again, first, strict=False):
+        assert row == pytest.approx(known, rel=1e-9) and options == other
+    assert {"figures/curves", "figures/agent"} <= again[-1][1][0].keys()
+    assert module.calls[-1] == ("finish", (), {"exit_code": 0})
+
+
 def test_without_a_key_from_the_terminal_it_is_an_offline_run(tmp_path, monkeypatch):
     module = fake(monkeypatch)
     monkeypatch.setattr(module, "login", lambda timeout: False, raising=False)
