@@ -155,6 +155,9 @@ class RunConfig:
       eval_every: updates between evaluations on held-out levels; 0 for the end only.
       seed_axis: seeds one after another ("map"), together ("vmap"), or "auto": map on
         a CPU, where vmap is about twice as slow, and vmap elsewhere.
+      devices: devices that seeds are spread over and, where seeds are fewer,
+        environments. Results do not depend on it but for the order of sums over
+        environments.
       log_every: updates per compiled chunk and per row of metrics.
       checkpoint_every_s: seconds between checkpoints.
       keep_policies: keep the policy at every evaluation, for `rlgen collect` and
@@ -174,6 +177,7 @@ class RunConfig:
     n_updates: int = 1000
     eval_every: int = 0
     seed_axis: str = "auto"
+    devices: int = dataclasses.field(default=1, metadata=NOT_HASHED)
     log_every: int = dataclasses.field(default=10, metadata=NOT_HASHED)
     checkpoint_every_s: float = dataclasses.field(default=60.0, metadata=NOT_HASHED)
     keep_policies: bool = dataclasses.field(default=False, metadata=NOT_HASHED)
@@ -186,10 +190,11 @@ class RunConfig:
     pictures: bool = dataclasses.field(default=True, metadata=NOT_HASHED)
 
     def __post_init__(self):
-        if min(self.seeds, self.n_updates, self.log_every) < 1 or self.eval_every < 0:
+        counts = (self.seeds, self.n_updates, self.log_every, self.devices)
+        if min(counts) < 1 or self.eval_every < 0:
             raise UserError(
-                "seeds, n_updates and log_every must be at least 1, eval_every at "
-                "least 0."
+                "seeds, n_updates, log_every and devices must be at least 1, "
+                "eval_every at least 0."
             )
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}: choose 0 or more.")

@@ -51,6 +51,9 @@ class Experiment(abc.ABC, Generic[StateT]):
     #: Evaluations take the likeliest action instead of a sample.
     greedy: bool = False
 
+    #: Whether its environments can be spread over devices (`rlgen.mesh.spread`).
+    spreads_envs: bool = False
+
     #: Arrays that are too large to stand in a program as constants (a dataset): the
     #: runner hands them to it as arguments, through `with_data`.
     data: PyTree = None

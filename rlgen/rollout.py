@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from rlgen.env import Env, Resample
+from rlgen.mesh import spread
 from rlgen.networks import ActorCritic
 
 PyTree = Any
@@ -62,18 +63,20 @@ def start(
     With `levels_axis=None` `levels` is one level that all environments play, except for
     `Resample`, whose levels are a pool.
     """
-    keys = jax.random.split(key, n_envs)
+    keys = spread(jax.random.split(key, n_envs))
     if isinstance(env, Resample):
         env_state, obs = jax.vmap(env.reset_to, in_axes=(0, None, 0))(
             keys, levels, jnp.arange(n_envs, dtype=jnp.int32)
         )
     else:
         env_state, obs = jax.vmap(env.reset, in_axes=(0, levels_axis))(keys, levels)
-    return RolloutState(
-        env_state=env_state,
-        obs=obs,
-        memory=network.initial_carry(n_envs),
-        reset=jnp.ones(n_envs, bool),
+    return spread(
+        RolloutState(
+            env_state=env_state,
+            obs=obs,
+            memory=network.initial_carry(n_envs),
+            reset=jnp.ones(n_envs, bool),
+        )
     )
 
 
@@ -105,6 +108,8 @@ def rollout(
       after its last step, float32[B] (or [B, n_values]).
     """
     n_envs = state.reset.shape[0]
+    if levels_axis == 0:
+        levels = spread(levels)
 
     def step(state: RolloutState, key: jax.Array):
         key_act, key_env = jax.random.split(key)
@@ -133,9 +138,12 @@ def rollout(
         next_state = RolloutState(
             env_state=step.state, obs=step.obs, memory=memory, reset=step.done
         )
-        return next_state, transition
+        return spread(next_state), transition
 
-    state, trajectory = jax.lax.scan(step, state, jax.random.split(key, n_steps))
+    state, trajectory = jax.lax.scan(
+        step, spread(state), jax.random.split(key, n_steps)
+    )
+    trajectory = spread(trajectory, axis=1)
     _, _, last_value = network.step(params, state.memory, state.obs, state.reset)
     return state, trajectory, last_value
 

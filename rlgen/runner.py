@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from rlgen import mesh as meshes
 from rlgen import trees
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
@@ -109,10 +110,19 @@ class Program:
     def __post_init__(self):
         axis = resolve_seed_axis(self.config.seed_axis)
         experiment, max_updates = self.experiment, self.config.log_every
-        keys = seed_keys(self.config)
+        mesh = meshes.make(self.config.devices, self.config.seeds)
+        if mesh.shape[meshes.ENVS] > 1 and not experiment.spreads_envs:
+            raise UserError(
+                f"Only seeds can be spread here, and {self.config.seeds} cannot be "
+                f"divided among {self.config.devices} devices: choose --devices that "
+                "divides --seeds."
+            )
+        self.seed_sharding = meshes.of_seeds(mesh)
+        keys = jax.device_put(seed_keys(self.config), self.seed_sharding)
         begin = time.perf_counter()
 
-        data = jax.tree.map(jnp.asarray, experiment.data)
+        shared = meshes.of_all(mesh)
+        data = jax.device_put(experiment.data, shared)
 
         def of(data: PyTree, method: str) -> Callable:
             """A method of the experiment, mapped over seeds, which share the data."""
@@ -120,8 +130,17 @@ class Program:
 
         def compiled(function: Callable, *args: PyTree, donate: tuple[int, ...] = ()):
             return_freed_memory()
-            program = jax.jit(function, donate_argnums=donate).lower(data, *args)
-            program = program.compile()
+            # The dataset, and how many updates: all else has a leading axis of seeds.
+            is_shared = [True, *(getattr(arg, "shape", None) == () for arg in args)]
+            program = jax.jit(
+                meshes.over_devices(function, mesh, *is_shared),
+                in_shardings=tuple(
+                    shared if is_one else self.seed_sharding for is_one in is_shared
+                ),
+                out_shardings=self.seed_sharding,
+                donate_argnums=donate,
+            )
+            program = program.lower(data, *args).compile()
             return lambda *args: program(data, *args)
 
         initialise = compiled(lambda data, keys: of(data, "init")(keys), keys)
@@ -181,12 +200,11 @@ class Program:
         return self._diagnose(states, self._keys_at(update))
 
     def _keys_at(self, update: int) -> jax.Array:
-        return jnp.stack(
-            [
-                jax.random.fold_in(jax.random.key(self.config.seed + i), update)
-                for i in range(self.config.seeds)
-            ]
-        )
+        keys = [
+            jax.random.fold_in(jax.random.key(self.config.seed + i), update)
+            for i in range(self.config.seeds)
+        ]
+        return jax.device_put(jnp.stack(keys), self.seed_sharding)
 
 
 class Checkpoints:
@@ -212,12 +230,20 @@ class Checkpoints:
         )
         self._manager.wait_until_finished()
 
-    def restore(self, template: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
-        """The newest checkpoint as (update, states, host), or None."""
+    def restore(
+        self, template: PyTree, sharding: jax.sharding.Sharding | None = None
+    ) -> tuple[int, PyTree, dict[str, Any]] | None:
+        """The newest checkpoint as (update, states, host), or None.
+
+        Args:
+          template: of the states, for structure and shapes.
+          sharding: where they are to lie, wherever they lay when they were saved; None
+            for the first device.
+        """
         update = self._manager.latest_step()
         if update is None:
             return None
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         template = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             template,
@@ -359,7 +385,9 @@ class _Loop:
         return states
 
     def _begin(self) -> tuple[int, PyTree]:
-        restored = self.checkpoints.restore(self.program.state_shape)
+        restored = self.checkpoints.restore(
+            self.program.state_shape, self.program.seed_sharding
+        )
         if restored is None:
             update, states = 0, self.program.initialise()
             self.store.truncate_metrics(0)
@@ -371,6 +399,7 @@ class _Loop:
         self.store.update_run(
             status="running",
             device=str(jax.devices()[0]),
+            devices=self.config.devices,
             compile_s=round(self.program.compile_s, 2),
             resumed_at=update,
         )

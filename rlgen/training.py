@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from rlgen import config as configs
-from rlgen import registry, runner, runs, sinks
+from rlgen import mesh, registry, runner, runs, sinks
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm, Experiment
@@ -127,6 +127,7 @@ def run_training(config: TrainConfig, *, show_settings: bool = False) -> RunStor
     Args:
       show_settings: print all settings once they are known to fit.
     """
+    mesh.provide(config.run.devices)
     runner.use_compile_cache()
     place = (config.run.out, config.name, config, config.run.run_dir)
     is_done = RunStore(RunStore.path_of(*place)).is_done

@@ -15,6 +15,7 @@ from rlgen import returns
 from rlgen.algos import optimizers
 from rlgen.algos.drift import DRIFTS, Drift
 from rlgen.errors import UserError
+from rlgen.mesh import spread
 from rlgen.networks import ActorCritic
 from rlgen.rollout import RolloutState, Trajectory, final_values
 
@@ -310,6 +311,8 @@ def update(
         if config.n_minibatches > 1:
             part = jax.tree.map(lambda x: jnp.take(x, indices, axis=1), batch)
             part_memory = jax.tree.map(lambda x: x[indices], memory)
+        # Each device has its share of the examples, and the gradient is their sum.
+        part, part_memory = spread(part, axis=1), spread(part_memory)
         return descend(
             config,
             hyper,

@@ -27,6 +27,7 @@ from rlgen.errors import UserError
 from rlgen.evaluation import zero_shot
 from rlgen.experiment import EvalResult, Experiment, Metrics, all_finite
 from rlgen.levels import LevelSet, LevelSpace
+from rlgen.mesh import whole
 from rlgen.networks import ActorCritic
 from rlgen.rollout import RolloutState
 
@@ -100,6 +101,8 @@ class UED(Experiment[UEDState]):
     rule: UpdateRule | None = None
     rule_params: PyTree = None
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
+
+    spreads_envs = True
 
     def __post_init__(self):
         check_auto_reset(self.auto_reset, self.continue_episodes)
@@ -178,7 +181,8 @@ class UED(Experiment[UEDState]):
         play = self.student.play(state.learner, state.hyper, key_roll, pool, start)
         trajectory = play.trajectory
         advantage = self.student.rule.advantage(play.targets)
-        feedback = self._score(state, draw, trajectory, advantage)
+        # The buffer is one, wherever the environments are that filled it.
+        feedback = whole(self._score(state, draw, trajectory, advantage))
         key_update, key_metrics = jax.random.split(key_update)
         curriculum, batch_metrics = self.curriculum.update(
             curriculum, key_update, draw, feedback

@@ -1,0 +1,119 @@
+"""Many devices: seeds are spread over them and, where seeds are fewer, environments.
+
+One mesh of two axes. Seeds have nothing to do with each other: each device runs its
+own, by the very program that one device would run. Along the other axis XLA's
+partitioner divides what `spread` says belongs to environments, and sums gradients over
+it; level buffers, parameters and optimizers stay one logical array per seed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rlgen.errors import UserError
+
+PyTree = Any
+SEEDS, ENVS = "seeds_over_devices", "envs_over_devices"
+
+
+def provide(n_devices: int) -> None:
+    """Asks a CPU for so many devices; without effect once jax has looked for any."""
+    if n_devices > 1:
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", n_devices)
+
+
+def make(n_devices: int, n_seeds: int) -> Mesh:
+    """The mesh [seed axis, environment axis] of the first `n_devices` devices.
+
+    As many as divide both are along the seed axis; what is left is along the other.
+
+    Raises:
+      UserError: there are fewer devices.
+    """
+    known = jax.devices()
+    if n_devices > len(known):
+        raise UserError(
+            f"There are {len(known)} devices, not {n_devices}: lower --devices."
+        )
+    over_seeds = math.gcd(n_devices, n_seeds)
+    return jax.make_mesh(
+        (over_seeds, n_devices // over_seeds),
+        (SEEDS, ENVS),
+        axis_types=(AxisType.Auto,) * 2,
+        devices=known[:n_devices],
+    )
+
+
+def of_seeds(mesh: Mesh) -> NamedSharding:
+    """Of arrays [S, ...]: each device has its own seeds."""
+    return NamedSharding(mesh, PartitionSpec(SEEDS))
+
+
+def of_all(mesh: Mesh) -> NamedSharding:
+    """Of what every device has whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def over_devices(function: Callable, mesh: Mesh, *is_shared: bool) -> Callable:
+    """Runs a function of S seeds on each device for the seeds that lie there.
+
+    Args:
+      function: from arrays [S, ...], or what seeds share, to arrays [S, ...].
+      is_shared: of each argument, whether seeds share it.
+    """
+    if mesh.size == 1:
+        return function
+    specs = tuple(PartitionSpec() if s else PartitionSpec(SEEDS) for s in is_shared)
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=specs,
+        out_specs=PartitionSpec(SEEDS),
+        axis_names={SEEDS},  # the partitioner keeps the other axis
+        check_vma=False,
+    )
+
+
+def spread(tree: PyTree, axis: int = 0) -> PyTree:
+    """Says that an axis of all leaves is over environments, to be spread over devices.
+
+    Changes nothing outside `over_devices`, or where no devices are left over for
+    environments.
+
+    Raises:
+      UserError: environments cannot be divided among the devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    n_devices = dict(mesh.shape).get(ENVS, 1)
+    if n_devices == 1:
+        return tree
+    spec = PartitionSpec(*[None] * axis, ENVS)
+
+    def constrained(leaf: jax.Array) -> jax.Array:
+        if leaf.shape[axis] % n_devices:
+            raise UserError(
+                f"{leaf.shape[axis]} environments or examples cannot be spread over "
+                f"{n_devices} devices: choose n_envs, and n_envs / n_minibatches, as a "
+                "multiple of them, or --devices that divides --seeds."
+            )
+        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(constrained, tree)
+
+
+def whole(tree: PyTree) -> PyTree:
+    """Says that every device has all of a tree: what `spread` parted comes together."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if dict(mesh.shape).get(ENVS, 1) == 1:
+        return tree
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree
+    )
