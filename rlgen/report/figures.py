@@ -130,8 +130,8 @@ def _profiles(compared: Mapping[str, Compared], path: Path) -> Path | None:
     }
     if not shown:
         return None
-    taus = np.linspace(0.0, 1.0, 51)
-    title = "solved more often than"
+    taus = np.linspace(0.0, 1.0, 201)
+    title = "share of seeds and levels"
     lines = {
         label: statistics.performance_profile(each.scores("heldout", "success"), taus)
         for label, each in shown.items()
@@ -141,8 +141,7 @@ def _profiles(compared: Mapping[str, Compared], path: Path) -> Path | None:
         {title: taus},
         path,
         "Performance profile on held-out levels",
-        x_label={title: "share of a level's episodes"},
-        note="share of seeds and levels",
+        x_label={title: "that are solved in more than this share of episodes"},
     )
 
 
