@@ -26,6 +26,8 @@ _NOT_SETTINGS = {
     for field in dataclasses.fields(RunConfig)
     if not field.metadata.get("hash", True)
 } | {"seed", "seeds"}
+# Characters of a name that still fits beside lines and in tables.
+_LONGEST_NAME = 40
 # The columns of a table of episodes.
 _EPISODES = {"seed", "level_set", "level", "episode", "return", "success", "length"}
 
@@ -223,7 +225,8 @@ def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
     Runs that differ in nothing but their seeds are one group. Where algorithms alone
     tell the groups apart, a group is called like its algorithm; settings that differ
-    within an algorithm follow it.
+    within an algorithm follow it, or numbers where that would be long: the report's
+    table of what was run says what they stand for.
 
     Raises:
       UserError: two runs of a group share a seed.
@@ -232,16 +235,22 @@ def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for run in runs:
         groups.setdefault(run.what, []).append(run)
     envs = {run.env for run in runs}
-    named: dict[str, list[Run]] = {}
+    families: dict[str, dict[str, list[Run]]] = {}
     for members in groups.values():
         first = members[0]
-        parts = [first.algorithm] + ([first.env] if len(envs) > 1 else [])
-        parts += [
+        family = " ".join([first.algorithm, *[first.env] * (len(envs) > 1)])
+        settings = " ".join(
             f"{name}={_short(first.settings.get(name))}"
             for name in differing_from_peers(first, groups)
-        ]
-        named[" ".join(parts)] = members
+        )
+        families.setdefault(family, {})[settings] = members
         _check_seeds(members)
+    named: dict[str, list[Run]] = {}
+    for family, alike in families.items():
+        is_long = len(family) + max(map(len, alike)) > _LONGEST_NAME
+        for i, (settings, members) in enumerate(sorted(alike.items()), 1):
+            rest = f"#{i:0{len(str(len(alike)))}}" if is_long else settings
+            named[f"{family} {rest}".strip()] = members
     return dict(sorted(named.items()))
 
 

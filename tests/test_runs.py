@@ -112,6 +112,12 @@ def test_groups_are_named_by_what_tells_them_apart(tmp_path):
         "dr data=b-v0 lr=0.01": 1,
         "plr": 2,
     }
+    long = {"clip_value": False, "entropy_coef": 0.001}
+    for i, more in enumerate([long, long | {"lr": 0.1}]):
+        run_dirs.write(tmp_path, f"long{i}", SCORES, **{"algorithm": "plr"} | more)
+    groups = runs.group(runs.find([tmp_path])[0])
+    assert list(groups)[2:] == ["plr #1", "plr #2", "plr #3"]
+    assert len(groups["plr #3"]) == 2  # by their settings, in order
     run_dirs.write(tmp_path, "twin", SCORES, algorithm="plr", seed=1)
     with pytest.raises(UserError, match="are alike and share seed 1"):
         runs.group(runs.find([tmp_path])[0])

@@ -26,7 +26,8 @@ _MOST_GALLERIES = 12
 _SECTIONS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
     "runs": (
         "What was run",
-        "One line per setting; runs that differ in their seeds alone are one.",
+        "One line per setting; runs that differ in their seeds alone are one. Where "
+        "settings would make long names, they have numbers.",
         ("runs",),
         (),
     ),
