@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,27 @@ from wandb.proto import wandb_internal_pb2
 
 _BLOCK = 32 * 1024
 _HEADER = 7
+_PATIENCE_S = 30.0
 
 
 def records(folder: Path, kind: str) -> list[Any]:
-    """All records of one kind (a field of wandb's `Record`) of an offline run."""
+    """All records of one kind (a field of wandb's `Record`) of an offline run.
+
+    wandb's service writes them; on a busy machine it may end after `finish` has.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        found = _read(folder)
+        if "exit" in found or time.monotonic() > deadline:
+            return found.get(kind, [])
+        time.sleep(0.1)
+
+
+def _read(folder: Path) -> dict[str, list[Any]]:
+    """What has been written so far, by kind."""
     (file,) = folder.glob("*.wandb")
-    data, at, parts, found = file.read_bytes(), _HEADER, b"", []
+    data, at, parts = file.read_bytes(), _HEADER, b""
+    found: dict[str, list[Any]] = {}
     while at + _HEADER <= len(data):
         left = _BLOCK - at % _BLOCK
         if left < _HEADER:
@@ -29,12 +45,14 @@ def records(folder: Path, kind: str) -> list[Any]:
             continue
         _, length, piece = struct.unpack("<IHB", data[at : at + _HEADER])
         at += _HEADER
+        if at + length > len(data):  # it is being written
+            break
         parts += data[at : at + length]
         at += length
         if piece in (1, 4):
             record = wandb_internal_pb2.Record.FromString(parts)
-            if record.WhichOneof("record_type") == kind:
-                found.append(getattr(record, kind))
+            kind = record.WhichOneof("record_type")
+            found.setdefault(kind, []).append(getattr(record, kind))
             parts = b""
     return found
 
