@@ -10,11 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+)
 
 from rlgen.errors import UserError
 
@@ -61,24 +67,30 @@ def of_all(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def over_devices(function: Callable, mesh: Mesh, *is_shared: bool) -> Callable:
+def over_devices(function: Callable, shardings: Sequence[NamedSharding]) -> Callable:
     """Runs a function of S seeds on each device for the seeds that lie there.
 
     Args:
       function: from arrays [S, ...], or what seeds share, to arrays [S, ...].
-      is_shared: of each argument, whether seeds share it.
+      shardings: of its arguments, each `of_seeds` or `of_all`.
     """
+    mesh = shardings[0].mesh
     if mesh.size == 1:
         return function
-    specs = tuple(PartitionSpec() if s else PartitionSpec(SEEDS) for s in is_shared)
     return jax.shard_map(
         function,
         mesh=mesh,
-        in_specs=specs,
+        in_specs=tuple(sharding.spec for sharding in shardings),
         out_specs=PartitionSpec(SEEDS),
         axis_names={SEEDS},  # the partitioner keeps the other axis
         check_vma=False,
     )
+
+
+def _mesh_of_envs() -> AbstractMesh | None:
+    """The mesh that is traced for, if it has devices for environments."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if dict(mesh.shape).get(ENVS, 1) > 1 else None
 
 
 def spread(tree: PyTree, axis: int = 0) -> PyTree:
@@ -90,11 +102,11 @@ def spread(tree: PyTree, axis: int = 0) -> PyTree:
     Raises:
       UserError: environments cannot be divided among the devices.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    n_devices = dict(mesh.shape).get(ENVS, 1)
-    if n_devices == 1:
+    mesh = _mesh_of_envs()
+    if mesh is None:
         return tree
-    spec = PartitionSpec(*[None] * axis, ENVS)
+    n_devices = mesh.shape[ENVS]
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, ENVS))
 
     def constrained(leaf: jax.Array) -> jax.Array:
         if leaf.shape[axis] % n_devices:
@@ -103,17 +115,14 @@ def spread(tree: PyTree, axis: int = 0) -> PyTree:
                 f"{n_devices} devices: choose n_envs, and n_envs / n_minibatches, as a "
                 "multiple of them, or --devices that divides --seeds."
             )
-        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+        return jax.lax.with_sharding_constraint(leaf, sharding)
 
     return jax.tree.map(constrained, tree)
 
 
 def whole(tree: PyTree) -> PyTree:
     """Says that every device has all of a tree: what `spread` parted comes together."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if dict(mesh.shape).get(ENVS, 1) == 1:
+    mesh = _mesh_of_envs()
+    if mesh is None:
         return tree
-    sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(
-        lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree
-    )
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))

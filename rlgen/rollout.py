@@ -63,20 +63,18 @@ def start(
     With `levels_axis=None` `levels` is one level that all environments play, except for
     `Resample`, whose levels are a pool.
     """
-    keys = spread(jax.random.split(key, n_envs))
+    keys = jax.random.split(key, n_envs)
     if isinstance(env, Resample):
         env_state, obs = jax.vmap(env.reset_to, in_axes=(0, None, 0))(
             keys, levels, jnp.arange(n_envs, dtype=jnp.int32)
         )
     else:
         env_state, obs = jax.vmap(env.reset, in_axes=(0, levels_axis))(keys, levels)
-    return spread(
-        RolloutState(
-            env_state=env_state,
-            obs=obs,
-            memory=network.initial_carry(n_envs),
-            reset=jnp.ones(n_envs, bool),
-        )
+    return RolloutState(
+        env_state=env_state,
+        obs=obs,
+        memory=network.initial_carry(n_envs),
+        reset=jnp.ones(n_envs, bool),
     )
 
 

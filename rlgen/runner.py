@@ -131,12 +131,14 @@ class Program:
         def compiled(function: Callable, *args: PyTree, donate: tuple[int, ...] = ()):
             return_freed_memory()
             # The dataset, and how many updates: all else has a leading axis of seeds.
-            is_shared = [True, *(getattr(arg, "shape", None) == () for arg in args)]
+            of_args = [
+                shared if getattr(arg, "shape", None) == () else self.seed_sharding
+                for arg in args
+            ]
+            shardings = (shared, *of_args)
             program = jax.jit(
-                meshes.over_devices(function, mesh, *is_shared),
-                in_shardings=tuple(
-                    shared if is_one else self.seed_sharding for is_one in is_shared
-                ),
+                meshes.over_devices(function, shardings),
+                in_shardings=shardings,
                 out_shardings=self.seed_sharding,
                 donate_argnums=donate,
             )

@@ -225,8 +225,8 @@ def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
     Runs that differ in nothing but their seeds are one group. Where algorithms alone
     tell the groups apart, a group is called like its algorithm; settings that differ
-    within an algorithm follow it, or numbers where that would be long: the report's
-    table of what was run says what they stand for.
+    within an algorithm follow it, or numbers where that would be long or the same: the
+    report's table of what was run says what they stand for.
 
     Raises:
       UserError: two runs of a group share a seed.
@@ -235,21 +235,25 @@ def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for run in runs:
         groups.setdefault(run.what, []).append(run)
     envs = {run.env for run in runs}
-    families: dict[str, dict[str, list[Run]]] = {}
+    families: dict[str, list[tuple[str, list[Run]]]] = {}
     for members in groups.values():
         first = members[0]
-        family = " ".join([first.algorithm, *[first.env] * (len(envs) > 1)])
+        family = f"{first.algorithm} {first.env}" if len(envs) > 1 else first.algorithm
         settings = " ".join(
             f"{name}={_short(first.settings.get(name))}"
             for name in differing_from_peers(first, groups)
         )
-        families.setdefault(family, {})[settings] = members
+        families.setdefault(family, []).append((settings, members))
         _check_seeds(members)
     named: dict[str, list[Run]] = {}
     for family, alike in families.items():
-        is_long = len(family) + max(map(len, alike)) > _LONGEST_NAME
-        for i, (settings, members) in enumerate(sorted(alike.items()), 1):
-            rest = f"#{i:0{len(str(len(alike)))}}" if is_long else settings
+        alike.sort(key=lambda each: each[0])
+        texts = [settings for settings, _ in alike]
+        is_long = len(family) + max(map(len, texts)) > _LONGEST_NAME
+        # Files of one name in two folders are told apart by numbers too.
+        has_numbers = is_long or len(set(texts)) < len(texts)
+        for i, (settings, members) in enumerate(alike, 1):
+            rest = f"#{i:0{len(str(len(alike)))}}" if has_numbers else settings
             named[f"{family} {rest}".strip()] = members
     return dict(sorted(named.items()))
 

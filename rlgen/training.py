@@ -136,12 +136,12 @@ def run_training(config: TrainConfig, *, show_settings: bool = False) -> RunStor
     store = RunStore.open(*place)
     if show_settings:
         print(configs.to_yaml(config), file=sys.stderr)
-    if experiment is None:
-        sinks.tell_agent(config.run, store, configs.flatten(config))
-        return store
-    with store.locked():
-        if not store.is_done:  # another process may have ended while we waited
-            _run(config, experiment, store)
+    if experiment is not None:
+        with store.locked():
+            if not store.is_done:  # another process may have ended while we waited
+                _run(config, experiment, store)
+                return store
+    sinks.tell_agent(config.run, store, configs.flatten(config))
     return store
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import Push, PushConfig
-from tiny import assert_same_bits
+from tiny import assert_same_bits, preempted
 
 from rlgen import (
     collect,
@@ -232,20 +232,9 @@ def test_a_run_keeps_its_policies_at_every_evaluation(run_dir):
     assert not np.array_equal(policies[0][0][name], arrays[name])
 
 
-def test_a_resumed_run_has_kept_the_same(program, run_dir, tmp_path, monkeypatch):
-    chunk = runner.Program.chunk
-    calls = []
-
-    def chunk_then_signal(self, states, n_updates):
-        calls.append(n_updates)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return chunk(self, states, n_updates)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runner.Program, "chunk", chunk_then_signal)
-        with pytest.raises(runner.Preempted):
-            train(program, tmp_path)
+def test_a_resumed_run_has_kept_the_same(program, run_dir, tmp_path):
+    with preempted():
+        train(program, tmp_path)
     (path,) = tmp_path.iterdir()
     assert path.name == run_dir.name and list(kept(path)) == [0, 2, 4]
     # The first part is taken away, to see what the second part writes.

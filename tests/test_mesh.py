@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import assert_same_bits
 
 from rlgen import mesh, training
 from rlgen.errors import UserError
@@ -36,8 +37,7 @@ def test_seeds_on_devices_of_their_own_end_with_the_same_bits(folder):
     """Begun on four devices, stopped, and ended on one."""
     alone, spread = leaves(folder, "seeds-1"), leaves(folder, "seeds-resumed")
     assert alone.keys() == spread.keys() and len(alone) > 50
-    for leaf in alone:
-        np.testing.assert_array_equal(alone[leaf], spread[leaf], leaf, strict=True)
+    assert_same_bits(alone, spread)
 
 
 @pytest.mark.slow

@@ -16,29 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import as_data, assert_same_bits
+from tiny import TINY_MAZE, as_data, assert_same_bits, preempted
 
 from rlgen import runner, training
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.store import RunStore
 
-TINY = {
+TINY = TINY_MAZE | {
     "n_envs": 4,
-    "n_steps": 8,
-    "n_minibatches": 2,
     "n_epochs": 2,
-    "core_size": 8,
     "buffer_size": 16,
     "min_fill": 0.1,
-    "height": 5,
-    "width": 5,
-    "max_walls": 5,
-    "max_steps": 8,
-    "n_heldout": 4,
-    "eval_episodes": 1,
-    "n_updates": 6,
-    "log_every": 2,
     "progress": False,
     "pictures": False,
 }
@@ -108,20 +97,10 @@ def test_vmapped_seeds_of_accel_share_their_roles(tmp_path):
     assert (roles.nunique() == 1).all() and set(rows.role.dropna()) > {0.0}
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(whole, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_to_the_same_bits(whole, tmp_path):
     config = tiny(seeds=2, eval_every=4)
     store = RunStore.open(tmp_path, config.name, config)
-    calls = []
-    chunk = runner.Program.chunk
-
-    def chunk_then_signal(self, states, n_updates):
-        calls.append(n_updates)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return chunk(self, states, n_updates)
-
-    monkeypatch.setattr(runner.Program, "chunk", chunk_then_signal)
-    with pytest.raises(runner.Preempted) as stop:
+    with preempted() as stop:
         runner.run(config.build(), config.run, store)
     assert stop.value.signum == signal.SIGTERM
     assert store.read_run()["status"] == "preempted" and not store.is_done

@@ -118,6 +118,9 @@ def test_groups_are_named_by_what_tells_them_apart(tmp_path):
     groups = runs.group(runs.find([tmp_path])[0])
     assert list(groups)[2:] == ["plr #1", "plr #2", "plr #3"]
     assert len(groups["plr #3"]) == 2  # by their settings, in order
+    run_dirs.write(tmp_path, "same", SCORES, algorithm="dr", lr=0.001, data="y/a-v0")
+    groups = runs.group(runs.find([tmp_path])[0])
+    assert list(groups)[:3] == ["dr #1", "dr #2", "dr #3"]
     run_dirs.write(tmp_path, "twin", SCORES, algorithm="plr", seed=1)
     with pytest.raises(UserError, match="are alike and share seed 1"):
         runs.group(runs.find([tmp_path])[0])

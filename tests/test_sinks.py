@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import sys
 import types
 
@@ -14,28 +12,14 @@ import offline_wandb
 import pytest
 from PIL import Image
 from scipy import stats
+from tiny import TINY_MAZE, preempted
 
 from rlgen import reports, runner, sinks, training
 from rlgen.config import RunConfig
 from rlgen.levels import LevelSet
 from rlgen.store import RunStore
 
-TINY = {
-    "n_envs": 4,
-    "n_steps": 8,
-    "n_minibatches": 2,
-    "core_size": 8,
-    "height": 5,
-    "width": 5,
-    "max_walls": 5,
-    "max_steps": 8,
-    "n_heldout": 4,
-    "eval_episodes": 1,
-    "n_updates": 6,
-    "log_every": 2,
-    "eval_every": 4,
-    "wandb": "offline",
-}
+TINY = TINY_MAZE | {"n_envs": 4, "eval_every": 4, "wandb": "offline"}
 AXES = ("update", "env_steps", "wall_s")
 
 
@@ -98,11 +82,6 @@ def resumed(tmp_path_factory):
     Returns its store, what the spies heard, and status and id after each part.
     """
     config = tiny(tmp_path_factory.mktemp("runs"), seeds=4, seed=3)
-    chunk = runner.Program.chunk
-
-    def chunk_then_signal(self, states, n_updates):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return chunk(self, states, n_updates)
 
     def draw(experiment, store, states):
         del experiment, states
@@ -113,10 +92,8 @@ def resumed(tmp_path_factory):
         patch.setenv("WANDB_SILENT", "true")
         patch.setattr(sinks, "ProgressBar", Spy)
         patch.setattr(reports, "draw", draw)
-        with pytest.MonkeyPatch.context() as stop:
-            stop.setattr(runner.Program, "chunk", chunk_then_signal)
-            with pytest.raises(runner.Preempted):
-                training.run_training(config)
+        with preempted(at_chunk=1):
+            training.run_training(config)
         for _ in range(2):
             place = (config.run.out, config.name, config)
             store = RunStore(RunStore.path_of(*place))

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+
+from rlgen import runner
+
+#: Of students on 5x5 mazes, for a few updates.
+TINY_MAZE: dict[str, Any] = {
+    "n_steps": 8,
+    "n_minibatches": 2,
+    "core_size": 8,
+    "height": 5,
+    "width": 5,
+    "max_walls": 5,
+    "max_steps": 8,
+    "n_heldout": 4,
+    "eval_episodes": 1,
+    "n_updates": 6,
+    "log_every": 2,
+}
 
 #: Of meta-learning on 3x3 grids with one object.
 TINY_TASKS: dict[str, Any] = {
@@ -48,3 +71,19 @@ def assert_same_bits(a, b):
     chex.assert_trees_all_equal_structs(a, b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(as_data(x), as_data(y), strict=True)
+
+
+@contextlib.contextmanager
+def preempted(at_chunk: int = 2) -> Iterator[Any]:
+    """What runs in the block is sent SIGTERM as a chunk begins, and must stop by it."""
+    chunk, number = runner.Program.chunk, itertools.count(1)
+
+    def chunk_then_signal(self, states, n_updates):
+        if next(number) == at_chunk:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return chunk(self, states, n_updates)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner.Program, "chunk", chunk_then_signal)
+        with pytest.raises(runner.Preempted) as stop:
+            yield stop

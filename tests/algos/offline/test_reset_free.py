@@ -2,8 +2,6 @@
 
 import dataclasses
 import importlib.util
-import os
-import signal
 from pathlib import Path
 
 import jax
@@ -15,7 +13,7 @@ from probes import PushConfig
 from reset_free_data import (
     KEY,
 )
-from tiny import assert_same_bits
+from tiny import assert_same_bits, preempted
 
 from rlgen import config as configs
 from rlgen import datasets, runner, training
@@ -122,25 +120,13 @@ def test_stages_follow_one_another(whole):
     assert int(states.stages[PRACTICE].n_played[0]) == own["played_steps"].iloc[-1]
 
 
-def test_a_stopped_run_in_other_chunks_ends_with_the_same_bits(
-    whole, tmp_path, monkeypatch
-):
+def test_a_stopped_run_in_other_chunks_ends_with_the_same_bits(whole, tmp_path):
     (states, _), config = whole
     config = configs.override(config, {"log_every": 2}, "test")
-    calls, chunk = [], runner.Program.chunk
-
-    def chunk_then_signal(self, states, n_updates):
-        calls.append(n_updates)
-        if len(calls) == 2:  # amid practice
-            os.kill(os.getpid(), signal.SIGTERM)
-        return chunk(self, states, n_updates)
-
     program = runner.Program(config.build(), config.run)
     store = RunStore.open(str(tmp_path), config.name, config)
-    with monkeypatch.context() as patch:
-        patch.setattr(runner.Program, "chunk", chunk_then_signal)
-        with pytest.raises(runner.Preempted):
-            runner.run(program.experiment, config.run, store, [], program)
+    with preempted():  # amid practice
+        runner.run(program.experiment, config.run, store, [], program)
     assert store.read_run()["status"] == "preempted"
     again = runner.run(program.experiment, config.run, store, [], program)
     assert_same_bits(states, again)
