@@ -117,6 +117,7 @@ def budget_curve(
     )
     scores = values[choice.chosen]
     weights = rng.multinomial(repeats, np.full(repeats, 1 / repeats), 1000) / repeats
-    tail = (1 - level) / 2
-    low, high = np.quantile(weights @ scores, [tail, 1 - tail], axis=0)
-    return BudgetCurve(scores.mean(axis=0), low, high)
+    tail, mean = (1 - level) / 2, scores.mean(axis=0)
+    # Of differences from the mean: where all repeats agree, rounding leaves none.
+    low, high = mean + np.quantile(weights @ (scores - mean), [tail, 1 - tail], axis=0)
+    return BudgetCurve(mean, low, high)
