@@ -28,7 +28,7 @@ from rlgen.evaluation import pictures, selection, statistics
 from rlgen.store import RunStore
 from rlgen.sweep import process
 
-N_LEVELS = (1, 4, 16, 64, 256, 1024)
+N_LEVELS = (1, 16, 64, 1024)
 #: Two halves of whole episodes of 96 steps on each of 1,024 levels.
 N_STEPS = 2 * 96 * 1024
 SWEEPS = Path("sweeps/papers/offline-gap")

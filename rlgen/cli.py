@@ -131,7 +131,8 @@ def _run_training(config: Any) -> int:
             f"rlgen: {stop}; run the same command again to continue.", file=sys.stderr
         )
         return 128 + stop.signum
-    reports.print_summary(config, store)
+    if store.writes:
+        reports.print_summary(config, store)
     return 0
 
 
@@ -242,10 +243,10 @@ def _collect(args: Sequence[str]) -> int:
 
 
 def _bench(args: Sequence[str]) -> int:
-    """Measure environment, training and level buffer on this machine; write JSON."""
-    from rlgen import bench
+    """Measure what this machine reaches against the size of each axis; write JSON."""
+    from rlgen.bench import suite
 
-    return bench.main(args)
+    return suite.main(args)
 
 
 def _sweep(args: Sequence[str]) -> int:

@@ -154,10 +154,15 @@ class RunConfig:
       n_updates: length of training, in updates (one batch of rollouts each).
       eval_every: updates between evaluations on held-out levels; 0 for the end only.
       seed_axis: seeds one after another ("map"), together ("vmap"), or "auto": map on
-        a CPU, where vmap is about twice as slow, and vmap elsewhere.
-      devices: devices that seeds are spread over and, where seeds are fewer,
-        environments. Results do not depend on it but for the order of sums over
+        a CPU, where vmap is about twice as slow, and vmap elsewhere. "fit" is together
+        if they fit into memory, else one after another.
+      devices: devices of all processes, that seeds are spread over and, where seeds are
+        fewer, environments. Results do not depend on it but for the order of sums over
         environments.
+      coordinator: where several processes train this run together: address
+        (host:port) of the first, or "auto" under SLURM or Open MPI, which know.
+      processes: how many they are; not for "auto".
+      process: which of them this is, from 0; not for "auto".
       log_every: updates per compiled chunk and per row of metrics.
       checkpoint_every_s: seconds between checkpoints.
       keep_policies: keep the policy at every evaluation, for `rlgen collect` and
@@ -178,6 +183,9 @@ class RunConfig:
     eval_every: int = 0
     seed_axis: str = "auto"
     devices: int = dataclasses.field(default=1, metadata=NOT_HASHED)
+    coordinator: str = dataclasses.field(default="", metadata=NOT_HASHED)
+    processes: int = dataclasses.field(default=1, metadata=NOT_HASHED)
+    process: int = dataclasses.field(default=0, metadata=NOT_HASHED)
     log_every: int = dataclasses.field(default=10, metadata=NOT_HASHED)
     checkpoint_every_s: float = dataclasses.field(default=60.0, metadata=NOT_HASHED)
     keep_policies: bool = dataclasses.field(default=False, metadata=NOT_HASHED)
@@ -198,8 +206,18 @@ class RunConfig:
             )
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}: choose 0 or more.")
+        if not 0 <= self.process < self.processes:
+            raise UserError(
+                f"There is no process {self.process} of {self.processes}: choose "
+                "--process from 0 to less than --processes."
+            )
+        if self.processes > 1 and not self.coordinator:
+            raise UserError(
+                f"{self.processes} processes need --coordinator HOST:PORT, an address "
+                "of the first that all can reach."
+            )
         for value, known, name in (
-            (self.seed_axis, ("auto", "map", "vmap"), "seed_axis"),
+            (self.seed_axis, ("auto", "map", "vmap", "fit"), "seed_axis"),
             (self.wandb, ("off", "offline", "online"), "wandb"),
         ):
             if value not in known:

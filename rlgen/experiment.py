@@ -103,6 +103,13 @@ class Experiment(abc.ABC, Generic[StateT]):
         del state, key
         return {}
 
+    def kept_steps(self, state: StateT) -> tuple[PyTree, int] | None:
+        """Shapes of the environment steps that an update of one seed keeps, for a list.
+
+        And how many they are. Steps that are learned from; None where none are kept.
+        """
+        del state
+
     def curriculum_levels(
         self, state: StateT, key: jax.Array
     ) -> tuple[PyTree, jax.Array] | None:

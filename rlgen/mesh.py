@@ -28,32 +28,51 @@ PyTree = Any
 SEEDS, ENVS = "seeds_over_devices", "envs_over_devices"
 
 
-def provide(n_devices: int) -> None:
-    """Asks a CPU for so many devices; without effect once jax has looked for any."""
+def provide(n_devices: int, n_processes: int = 1) -> None:
+    """Asks the CPUs of all processes for so many devices.
+
+    Without effect once jax has looked for any.
+    """
+    n_devices = -(-n_devices // n_processes)
     if n_devices > 1:
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", n_devices)
 
 
 def make(n_devices: int, n_seeds: int) -> Mesh:
-    """The mesh [seed axis, environment axis] of the first `n_devices` devices.
+    """The mesh [seed axis, environment axis] of the first devices of each process.
 
     As many as divide both are along the seed axis; what is left is along the other.
 
+    Args:
+      n_devices: of all processes together.
+
     Raises:
-      UserError: there are fewer devices.
+      UserError: there are fewer devices, or processes cannot share them out.
     """
-    known = jax.devices()
-    if n_devices > len(known):
+    everyone = jax.devices()
+    n_processes = jax.process_count()
+    if n_devices % n_processes:
         raise UserError(
-            f"There are {len(known)} devices, not {n_devices}: lower --devices."
+            f"{n_devices} devices cannot be shared out among {n_processes} processes: "
+            "choose --devices as a multiple of them."
+        )
+    of_process = n_devices // n_processes
+    known = [
+        device
+        for process in range(n_processes)
+        for device in [d for d in everyone if d.process_index == process][:of_process]
+    ]
+    if len(known) < n_devices:
+        raise UserError(
+            f"There are {len(everyone)} devices, not {n_devices}: lower --devices."
         )
     over_seeds = math.gcd(n_devices, n_seeds)
     return jax.make_mesh(
         (over_seeds, n_devices // over_seeds),
         (SEEDS, ENVS),
         axis_types=(AxisType.Auto,) * 2,
-        devices=known[:n_devices],
+        devices=known,
     )
 
 

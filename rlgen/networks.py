@@ -22,8 +22,9 @@ from rlgen import distributions, recurrent
 from rlgen.errors import UserError
 
 PyTree = Any
-CORES = ("none", "lstm", "gru")
+CORES = ("none", *recurrent.CORES)
 TORSOS = ("conv", "mlp", "table")
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +35,12 @@ class NetworkConfig:
       torso: how observations are read: grids by "conv" or "mlp"; or the whole network
         is a "table" with one row of outputs for each integer observation.
       channels: channels of the convolution (3x3, no padding), or units of the mlp.
-      core: memory: "none", "lstm" or "gru".
+      core: memory: "none", "lstm", "gru" or "lru" (linear; see
+        `rlgen.linear_recurrent`).
       core_size: units of the memory.
       head_size: hidden units of the policy's and the value's head.
+      precision: of the products of torso and memory: "float32", or "bfloat16" for
+        accelerators. Parameters, sums, heads, losses and values are float32.
     """
 
     torso: str = "conv"
@@ -44,6 +48,7 @@ class NetworkConfig:
     core: str = "lstm"
     core_size: int = 256
     head_size: int = 32
+    precision: str = "float32"
 
     def __post_init__(self):
         if self.torso not in TORSOS:
@@ -51,7 +56,11 @@ class NetworkConfig:
                 f"Unknown torso {self.torso!r}: choose {', '.join(TORSOS)}."
             )
         if self.core not in CORES:
-            raise UserError(f"Unknown core {self.core!r}: choose none, lstm or gru.")
+            raise UserError(f"Unknown core {self.core!r}: choose {', '.join(CORES)}.")
+        if self.precision not in PRECISIONS:
+            raise UserError(
+                f"Unknown precision {self.precision!r}: choose {', '.join(PRECISIONS)}."
+            )
         if min(self.channels, self.core_size, self.head_size) < 1:
             raise UserError("channels, core_size and head_size must be at least 1.")
         if self.torso == "table" and self.core != "none":
@@ -93,15 +102,17 @@ class Torso(nn.Module):
         return obs.reshape(obs.shape[0], -1).astype(jnp.float32)
 
     def _image(self, image: jax.Array) -> jax.Array:
+        dtype = jnp.dtype(self.config.precision)
         if self.config.torso == "conv":
-            image = SmallConv(self.config.channels)(image)
-            return nn.relu(image.reshape(image.shape[0], -1))
+            image = SmallConv(self.config.channels, dtype)(image)
+            return nn.relu(image.reshape(image.shape[0], -1)).astype(jnp.float32)
         flat = image.reshape(image.shape[0], -1)
-        return nn.relu(
-            nn.Dense(
-                self.config.channels, kernel_init=nn.initializers.orthogonal(2**0.5)
-            )(flat)
+        dense = nn.Dense(
+            self.config.channels,
+            dtype=dtype,
+            kernel_init=nn.initializers.orthogonal(2**0.5),
         )
+        return nn.relu(dense(flat)).astype(jnp.float32)
 
 
 # From so many values on, a look-up is cheaper than a product with a one-hot vector.
@@ -122,6 +133,7 @@ class SmallConv(nn.Module):
     """
 
     channels: int
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -132,6 +144,7 @@ class SmallConv(nn.Module):
             (3, 3, depth, self.channels),
         )
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        image, kernel, bias = (x.astype(self.dtype) for x in (image, kernel, bias))
         out = (height - 2, width - 2)
         corners = [(row, col) for row in range(out[0]) for col in range(out[1])]
         if height * width <= _DENSE_CELLS:
@@ -245,6 +258,15 @@ class ActorCritic(PolicyNetwork):
         """Whether the network has a memory."""
         return self.config.core != "none"
 
+    @property
+    def _core(self) -> recurrent.Core:
+        return recurrent.CORES[self.config.core]
+
+    def _narrowed(self, core: PyTree) -> PyTree:
+        """The core's weights in the type that products are taken in."""
+        dtype = jnp.dtype(self.config.precision)
+        return {name: x.astype(dtype) if x.ndim == 2 else x for name, x in core.items()}
+
     def init(self, key: jax.Array) -> PyTree:
         """Makes the parameters."""
         key_torso, key_core, key_heads = jax.random.split(key, 3)
@@ -255,8 +277,7 @@ class ActorCritic(PolicyNetwork):
         features = _apply(self._torso, torso, obs)
         params = {"torso": torso}
         if self.is_recurrent:
-            make = {"lstm": recurrent.lstm_init, "gru": recurrent.gru_init}
-            params["core"] = make[self.config.core](
+            params["core"] = self._core.init(
                 key_core, features.shape[-1], self.config.core_size
             )
             features = jnp.zeros((1, self.config.core_size))
@@ -269,9 +290,7 @@ class ActorCritic(PolicyNetwork):
     def initial_carry(self, batch_size):
         if not self.is_recurrent:
             return None
-        return recurrent.initial_carry(
-            self.config.core, batch_size, self.config.core_size
-        )
+        return self._core.initial_carry(batch_size, self.config.core_size)
 
     def represent(
         self, params: PyTree, carry: PyTree, obs: PyTree, reset: jax.Array
@@ -279,9 +298,8 @@ class ActorCritic(PolicyNetwork):
         """What actor and critic share: carry, features [B, F] of obs [B, ...]."""
         features = _apply(self._torso, params["torso"], obs)
         if self.is_recurrent:
-            step = {"lstm": recurrent.lstm_step, "gru": recurrent.gru_step}
-            carry, features = step[self.config.core](
-                params["core"], carry, features, reset
+            carry, features = self._core.step(
+                self._narrowed(params["core"]), carry, features, reset
             )
         return carry, features
 
@@ -305,9 +323,11 @@ class ActorCritic(PolicyNetwork):
         merge = functools.partial(_merge_axes, n_envs=n_envs, n_steps=n_steps)
         features = _apply(self._torso, params["torso"], jax.tree.map(merge, obs))
         if self.is_recurrent:
-            run = {"lstm": recurrent.lstm, "gru": recurrent.gru}[self.config.core]
-            _, features = run(
-                params["core"], carry, features.reshape(n_steps, n_envs, -1), reset
+            _, features = self._core.run(
+                self._narrowed(params["core"]),
+                carry,
+                features.reshape(n_steps, n_envs, -1),
+                reset,
             )
             features = features.reshape(n_steps * n_envs, -1)
         raw, value = self.heads(params, features)

@@ -1,4 +1,7 @@
-"""Recurrent cores: LSTM and GRU over whole trajectories, and one step for acting.
+"""Recurrent cores over whole trajectories, and one step of them for acting.
+
+`CORES` are all of them by name: LSTM and GRU, which are here, and the linear recurrent
+unit of `rlgen.linear_recurrent`.
 
 LSTM: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
 GRU: Cho et al. 2014, with the reset gate after the hidden product (as in cuDNN).
@@ -21,16 +24,22 @@ the same sums are taken in another order:
 * The inputs' product stays inside the loop. Taking it out costs more than it saves
   on a CPU: its result, as large as all gates, comes back from memory step by step.
   Only very wide inputs (`_WIDE`) are an exception.
+
+Weights may be bfloat16: products are then taken in it and summed as float32, and all
+else stays float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from rlgen import linear_recurrent
+from rlgen.linear_recurrent import dot
 
 Params = dict[str, jax.Array]
 LSTMCarry = tuple[jax.Array, jax.Array]
@@ -42,28 +51,6 @@ _WIDE = 4096
 
 # sigmoid(z) = (1 + tanh(z / 2)) / 2 lets one tanh serve all four gates (i, f, g, o).
 _LSTM_SCALE = (0.5, 0.5, 1.0, 0.5)
-
-
-def initial_carry(
-    kind: str, batch_size: int, hidden_size: int
-) -> LSTMCarry | jax.Array:
-    """An empty memory.
-
-    Args:
-      kind: "lstm" or "gru".
-      batch_size: B.
-      hidden_size: H.
-
-    Returns:
-      (c, h) of float32[B, H] each for an LSTM, h of float32[B, H] for a GRU.
-
-    Raises:
-      ValueError: if `kind` is neither.
-    """
-    if kind not in ("lstm", "gru"):
-        raise ValueError(f"unknown recurrent core {kind!r}; choose lstm or gru")
-    zeros = jnp.zeros((batch_size, hidden_size), jnp.float32)
-    return (zeros, zeros) if kind == "lstm" else zeros
 
 
 def _init_weights(
@@ -121,7 +108,7 @@ def _project_wide(params: Params, x: jax.Array) -> tuple[Params, jax.Array]:
     if x.shape[-1] <= _WIDE:
         return params, x
     wi = params["wi"]
-    return params | {"wi": jnp.eye(wi.shape[1], dtype=wi.dtype)}, x @ wi
+    return params | {"wi": jnp.eye(wi.shape[1], dtype=wi.dtype)}, dot(x, wi)
 
 
 def lstm_init(key: jax.Array, input_size: int, hidden_size: int) -> Params:
@@ -152,7 +139,7 @@ def lstm_step(
     """
     keep = ~reset[:, None]
     c, h = (jnp.where(keep, a, 0.0) for a in carry)
-    z = x @ params["wi"] + h @ params["wh"] + params["b"]
+    z = dot(x, params["wi"]) + dot(h, params["wh"]) + params["b"]
     i, f, g, o = jnp.split(z, 4, axis=-1)
     c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
     h = jax.nn.sigmoid(o) * jnp.tanh(c)
@@ -191,14 +178,14 @@ def _lstm_gates(t: jax.Array) -> tuple[jax.Array, ...]:
 def _lstm_forward(wi, wh, b, c, h, x, keep, save):
     scale = jnp.repeat(jnp.array(_LSTM_SCALE, x.dtype), wh.shape[0])
     # One product with [x; h] is cheaper than a product with each: a step is short.
-    w = (jnp.concatenate([wi, wh]) * scale).T
+    w = (jnp.concatenate([wi, wh]) * scale.astype(wi.dtype)).T
     b = (b * scale)[:, None]
 
     def step(carry, inputs):
         c, h = carry
         x, keep = inputs
         c, h = c * keep, h * keep
-        t = jnp.tanh(w @ jnp.concatenate([x.T, h]) + b)
+        t = jnp.tanh(dot(w, jnp.concatenate([x.T, h])) + b)
         i, f, g, o = _lstm_gates(t)
         new_c = f * c + i * g
         new_h = o * jnp.tanh(new_c)
@@ -231,7 +218,7 @@ def _lstm_bwd(residuals, cotangents):
         dh = dh + dh_here
         dc = dc + dh * h_to_c
         dz = jnp.concatenate([(from_c * dc).reshape(3 * n_hidden, n_envs), from_h * dh])
-        return (dc * c_to_c, (wh @ dz) * keep), dz
+        return (dc * c_to_c, dot(wh, dz) * keep), dz
 
     def block(state, inputs):
         carry, dw, db = state
@@ -247,14 +234,16 @@ def _lstm_bwd(residuals, cotangents):
         # The steps of the block become columns of one matrix.
         dz = dz.transpose(1, 0, 2).reshape(width, -1)
         xh = jnp.concatenate([x, h], -1).reshape(-1, n_inputs + n_hidden)
-        dx = (wi @ dz).reshape(n_inputs, -1, n_envs).transpose(1, 2, 0)
-        return (carry, dw + dz @ xh, db + dz.sum(1)), dx
+        dx = dot(wi, dz).reshape(n_inputs, -1, n_envs).transpose(1, 2, 0)
+        # In the type of the weights: what goes into a product is as wide as they are.
+        dw = dw + dot(dz.astype(wi.dtype), xh)
+        return (carry, dw, db + dz.sum(1)), dx
 
     zeros = jnp.zeros((width, n_inputs + n_hidden), x.dtype)
     state = ((dc.T, dh.T), zeros, zeros[:, 0])
     inputs = (dhs.transpose(0, 2, 1), t, c_before, x, h_before, keep)
     ((dc, dh), dw, db), dx = _reverse_blocks(block, state, inputs)
-    dw = dw.T
+    dw = dw.T.astype(wi.dtype)
     return dw[:n_inputs], dw[n_inputs:], db, dc.T, dh.T, dx, None
 
 
@@ -322,8 +311,8 @@ def gru(
 
 def _gru_cell(wi, wh, b, bn, h, x):
     """One step, and what its derivative needs."""
-    xr, xu, xn = jnp.split(x @ wi + b, 3, axis=-1)
-    hr, hu, hn = jnp.split(h @ wh, 3, axis=-1)
+    xr, xu, xn = jnp.split(dot(x, wi) + b, 3, axis=-1)
+    hr, hu, hn = jnp.split(dot(h, wh), 3, axis=-1)
     r, u = jax.nn.sigmoid(xr + hr), jax.nn.sigmoid(xu + hu)
     hn = hn + bn
     n = jnp.tanh(xn + r * hn)
@@ -362,7 +351,7 @@ def _gru_bwd(residuals, cotangents):
         dh_here, from_h, h_to_h, keep = inputs
         dh = dh + dh_here
         dz = from_h * jnp.concatenate([dh, dh, dh], -1)
-        return (dh * h_to_h + dz @ wh_t) * keep, dh
+        return (dh * h_to_h + dot(dz, wh_t)) * keep, dh
 
     def block(state, inputs):
         dh, dwi, dwh, db, dbn = state
@@ -378,16 +367,57 @@ def _gru_bwd(residuals, cotangents):
         dz = from_h * jnp.concatenate([dh_all, dh_all, dh_all], -1)
         dz_x = jnp.concatenate([dz[..., : 2 * n_hidden], from_x * dh_all], -1)
         dz, dz_x = dz.reshape(-1, width), dz_x.reshape(-1, width)
-        dwi = dwi + x.reshape(-1, n_inputs).T @ dz_x
-        dwh = dwh + h.reshape(-1, n_hidden).T @ dz
+        dwi = dwi + dot(x.reshape(-1, n_inputs).T.astype(wi.dtype), dz_x)
+        dwh = dwh + dot(h.reshape(-1, n_hidden).T.astype(wh.dtype), dz)
         db, dbn = db + dz_x.sum(0), dbn + dz[:, 2 * n_hidden :].sum(0)
-        return (dh, dwi, dwh, db, dbn), (dz_x @ wi.T).reshape(x.shape)
+        return (dh, dwi, dwh, db, dbn), dot(dz_x, wi.T).reshape(x.shape)
 
-    zeros = (jnp.zeros_like(wi), jnp.zeros_like(wh), jnp.zeros_like(wh[0]))
-    state = (dh, *zeros, jnp.zeros_like(wh[:, 0]))
+    zeros = [jnp.zeros(shape) for shape in (wi.shape, wh.shape, width, n_hidden)]
+    state = (dh, *zeros)
     inputs = (dhs, *saved, x, h_before, keep)
     (dh, dwi, dwh, db, dbn), dx = _reverse_blocks(block, state, inputs)
-    return dwi, dwh, db, dbn, dh, dx, None
+    return dwi.astype(wi.dtype), dwh.astype(wh.dtype), db, dbn, dh, dx, None
 
 
 _gru.defvjp(_gru_fwd, _gru_bwd)
+
+
+# --------------------------------------------------------------------------- cores
+
+
+def _empty_lstm(batch_size: int, hidden_size: int) -> LSTMCarry:
+    zeros = _empty_gru(batch_size, hidden_size)
+    return zeros, zeros
+
+
+def _empty_gru(batch_size: int, hidden_size: int) -> jax.Array:
+    return jnp.zeros((batch_size, hidden_size), jnp.float32)
+
+
+class Core(NamedTuple):
+    """A recurrent core.
+
+    Attributes:
+      init: key, D and H to parameters.
+      initial_carry: B and H to an empty memory, float32[B, H] or several of them.
+      step: parameters, carry, x [B, D] and reset bool[B] to carry and features [B, H].
+      run: the same of all steps: x [T, B, D] and reset bool[T, B] to features
+        [T, B, H].
+    """
+
+    init: Callable[[jax.Array, int, int], Params]
+    initial_carry: Callable[[int, int], Any]
+    step: Callable[[Params, Any, jax.Array, jax.Array], tuple[Any, jax.Array]]
+    run: Callable[[Params, Any, jax.Array, jax.Array], tuple[Any, jax.Array]]
+
+
+CORES = {
+    "lstm": Core(lstm_init, _empty_lstm, lstm_step, lstm),
+    "gru": Core(gru_init, _empty_gru, gru_step, gru),
+    "lru": Core(
+        linear_recurrent.init,
+        linear_recurrent.initial_carry,
+        linear_recurrent.step,
+        linear_recurrent.run,
+    ),
+}

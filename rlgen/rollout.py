@@ -109,8 +109,8 @@ def rollout(
     if levels_axis == 0:
         levels = spread(levels)
 
-    def step(state: RolloutState, key: jax.Array):
-        key_act, key_env = jax.random.split(key)
+    def step(state: RolloutState, keys: tuple[jax.Array, jax.Array]):
+        key_act, keys_env = keys
         memory, features = network.represent(
             params, state.memory, state.obs, state.reset
         )
@@ -118,7 +118,7 @@ def rollout(
         policy = network.policy(raw)
         action, log_prob = policy.sample_and_log_prob(seed=key_act)
         step = jax.vmap(env.step, in_axes=(0, levels_axis, 0, 0))(
-            jax.random.split(key_env, n_envs), levels, state.env_state, action
+            keys_env, levels, state.env_state, action
         )
         transition = Trajectory(
             obs=state.obs,
@@ -138,9 +138,12 @@ def rollout(
         )
         return spread(next_state), transition
 
-    state, trajectory = jax.lax.scan(
-        step, spread(state), jax.random.split(key, n_steps)
+    # All keys at once: on an accelerator each operation inside the scan is a launch.
+    keys_act, keys_env = jnp.unstack(
+        jax.vmap(jax.random.split)(jax.random.split(key, n_steps)), axis=1
     )
+    keys_env = jax.vmap(lambda key: jax.random.split(key, n_envs))(keys_env)
+    state, trajectory = jax.lax.scan(step, spread(state), (keys_act, keys_env))
     trajectory = spread(trajectory, axis=1)
     _, _, last_value = network.step(params, state.memory, state.obs, state.reset)
     return state, trajectory, last_value

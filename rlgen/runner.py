@@ -10,9 +10,6 @@ resumed run and the last short chunk all run the same code, bit for bit.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import dataclasses
-import gc
 import os
 import signal
 import time
@@ -21,22 +18,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
-from rlgen import mesh as meshes
-from rlgen import trees
+from rlgen import processes, trees
+from rlgen.checkpoints import Checkpoints
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import EvalResult, Experiment
+from rlgen.programs import Program
 from rlgen.store import Row, RunStore, Sink, unwritable
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PyTree = Any
-SEED_AXIS_NAME = "seeds"
 
 
 class Preempted(Exception):
@@ -49,25 +44,6 @@ class Preempted(Exception):
 
 class NonFinite(UserError):
     """The loss or the parameters stopped being finite."""
-
-
-def resolve_seed_axis(seed_axis: str) -> str:
-    """What "auto" means on this backend."""
-    if seed_axis != "auto":
-        return seed_axis
-    return "map" if jax.default_backend() == "cpu" else "vmap"
-
-
-def over_seeds(function: Callable, seed_axis: str) -> Callable:
-    """Maps a function of one seed's arguments over a leading axis S of all of them."""
-    if seed_axis == "vmap":
-        return jax.vmap(function, axis_name=SEED_AXIS_NAME)
-    return lambda *args: jax.lax.map(lambda each: function(*each), args)
-
-
-def seed_keys(config: RunConfig) -> jax.Array:
-    """One key per seed; seed i gets the key it would have alone."""
-    return jnp.stack([jax.random.key(config.seed + i) for i in range(config.seeds)])
 
 
 def policy_file(run_dir: Path, update: int) -> Path:
@@ -87,180 +63,6 @@ def read_policy(run_dir: Path, update: int, template: PyTree) -> PyTree:
     path = policy_file(run_dir, update)
     arrays, _ = trees.read(path, "a kept policy: train the run again")
     return trees.fit(arrays, template, path)
-
-
-def return_freed_memory() -> None:
-    """Gives what compilers have freed back to the system, where the C library can.
-
-    LLVM frees hundreds of MiB after a compilation; glibc keeps them, in pieces that the
-    next compilation does not always find.
-    """
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-@dataclasses.dataclass
-class Program:
-    """The compiled parts of one experiment. Built once: nothing compiles in a run."""
-
-    experiment: Experiment
-    config: RunConfig
-
-    def __post_init__(self):
-        axis = resolve_seed_axis(self.config.seed_axis)
-        experiment, max_updates = self.experiment, self.config.log_every
-        mesh = meshes.make(self.config.devices, self.config.seeds)
-        if mesh.shape[meshes.ENVS] > 1 and not experiment.spreads_envs:
-            raise UserError(
-                f"Only seeds can be spread here, and {self.config.seeds} cannot be "
-                f"divided among {self.config.devices} devices: choose --devices that "
-                "divides --seeds."
-            )
-        self.seed_sharding = meshes.of_seeds(mesh)
-        keys = jax.device_put(seed_keys(self.config), self.seed_sharding)
-        begin = time.perf_counter()
-
-        shared = meshes.of_all(mesh)
-        data = jax.device_put(experiment.data, shared)
-
-        def of(data: PyTree, method: str) -> Callable:
-            """A method of the experiment, mapped over seeds, which share the data."""
-            return over_seeds(getattr(experiment.with_data(data), method), axis)
-
-        def compiled(function: Callable, *args: PyTree, donate: tuple[int, ...] = ()):
-            return_freed_memory()
-            # The dataset, and how many updates: all else has a leading axis of seeds.
-            of_args = [
-                shared if getattr(arg, "shape", None) == () else self.seed_sharding
-                for arg in args
-            ]
-            shardings = (shared, *of_args)
-            program = jax.jit(
-                meshes.over_devices(function, shardings),
-                in_shardings=shardings,
-                out_shardings=self.seed_sharding,
-                donate_argnums=donate,
-            )
-            program = program.lower(data, *args).compile()
-            return lambda *args: program(data, *args)
-
-        initialise = compiled(lambda data, keys: of(data, "init")(keys), keys)
-        self.initialise = lambda: initialise(keys)
-        self.state_shape = jax.eval_shape(of(data, "init"), keys)
-        # Under vmap the update may use collectives over seeds, so it is traced there.
-        self.metric_names = sorted(
-            jax.eval_shape(of(data, "update"), self.state_shape)[1]
-        )
-
-        def run_one(experiment, state, n_updates):
-            def body(i, carry):
-                state, table = carry
-                state, metrics = experiment.update(state)
-                # One array instead of forty scalars: scans pay per leaf.
-                row = jnp.stack([metrics[name] for name in self.metric_names])
-                return state, table.at[i].set(row)
-
-            table = jnp.full((max_updates, len(self.metric_names)), jnp.nan)
-            return jax.lax.fori_loop(0, n_updates, body, (state, table))
-
-        def run_all(data, states, n_updates):
-            bound = experiment.with_data(data)
-            return over_seeds(lambda state: run_one(bound, state, n_updates), axis)(
-                states
-            )
-
-        self._chunk = compiled(
-            run_all,
-            self.state_shape,
-            jax.ShapeDtypeStruct((), jnp.int32),
-            donate=(1,),
-        )
-        shape_of_keys = jax.eval_shape(lambda: keys)
-        self._evaluate = compiled(
-            lambda data, states, keys: of(data, "evaluate")(states, keys),
-            self.state_shape,
-            shape_of_keys,
-        )
-        self._diagnose = compiled(
-            lambda data, states, keys: of(data, "diagnose")(states, keys),
-            self.state_shape,
-            shape_of_keys,
-        )
-        self.compile_s = time.perf_counter() - begin
-
-    def chunk(self, states: PyTree, n_updates: int) -> tuple[PyTree, jax.Array]:
-        """Advances all seeds; returns states and metrics [S, K, M] (NaN past n)."""
-        return self._chunk(states, jnp.int32(n_updates))
-
-    def evaluate(self, states: PyTree, update: int) -> dict[str, EvalResult]:
-        """Held-out results of all seeds [S, L, E], the same whenever it is asked."""
-        return self._evaluate(states, self._keys_at(update))
-
-    def diagnose(self, states: PyTree, update: int) -> dict[str, jax.Array]:
-        """Diagnostics of all seeds [S], the same whenever they are asked for."""
-        return self._diagnose(states, self._keys_at(update))
-
-    def _keys_at(self, update: int) -> jax.Array:
-        keys = [
-            jax.random.fold_in(jax.random.key(self.config.seed + i), update)
-            for i in range(self.config.seeds)
-        ]
-        return jax.device_put(jnp.stack(keys), self.seed_sharding)
-
-
-class Checkpoints:
-    """The whole carry, by orbax, with what the host must remember beside it."""
-
-    def __init__(self, folder: Path):
-        self._manager = ocp.CheckpointManager(
-            folder.resolve(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=2, enable_async_checkpointing=False
-            ),
-        )
-
-    def save(self, update: int, states: PyTree, host: dict[str, Any]) -> None:
-        """Writes a checkpoint, whole or not at all."""
-        if update in self._manager.all_steps():
-            return
-        self._manager.save(
-            update,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(states), host=ocp.args.JsonSave(host)
-            ),
-        )
-        self._manager.wait_until_finished()
-
-    def restore(
-        self, template: PyTree, sharding: jax.sharding.Sharding | None = None
-    ) -> tuple[int, PyTree, dict[str, Any]] | None:
-        """The newest checkpoint as (update, states, host), or None.
-
-        Args:
-          template: of the states, for structure and shapes.
-          sharding: where they are to lie, wherever they lay when they were saved; None
-            for the first device.
-        """
-        update = self._manager.latest_step()
-        if update is None:
-            return None
-        sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        template = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            template,
-        )
-        restored = self._manager.restore(
-            update,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(template), host=ocp.args.JsonRestore()
-            ),
-        )
-        return update, restored["state"], restored["host"]
-
-    def close(self) -> None:
-        """Waits for writes and lets go of the folder."""
-        self._manager.close()
 
 
 @contextlib.contextmanager
@@ -368,10 +170,13 @@ class _Loop:
                 self._write_rows(*pending)
             pending = (update, n_updates, table)
             update += n_updates
-            stop = self.stop_signal()
             is_end = update == self.config.n_updates
             evaluates = is_end or self._is_evaluated(update)
-            saves = time.perf_counter() - last_save > self.config.checkpoint_every_s
+            # Signals reach one process, and clocks differ.
+            stop, saves = processes.agree(
+                self.stop_signal() or 0,
+                time.perf_counter() - last_save > self.config.checkpoint_every_s,
+            )
             if stop or evaluates or saves:
                 # The state is looked at only after its metrics said that it is sane.
                 self._write_rows(*pending)
@@ -402,6 +207,9 @@ class _Loop:
             status="running",
             device=str(jax.devices()[0]),
             devices=self.config.devices,
+            processes=processes.count(),
+            seed_axis=self.program.plan.seed_axis,
+            memory_bytes=self.program.plan.estimate.needed,
             compile_s=round(self.program.compile_s, 2),
             resumed_at=update,
         )
@@ -476,7 +284,8 @@ class _Loop:
 
     def _evaluate(self, states: PyTree, update: int) -> None:
         results = jax.device_get(self.program.evaluate(states, update))
-        if not results:
+        diagnostics = jax.device_get(self.program.diagnose(states, update))
+        if not results or not processes.is_writer():
             return
         sets = self.program.experiment.eval_sets
         labels = {name: sets[name].labels for name in results}
@@ -485,7 +294,6 @@ class _Loop:
         self.store.write_table(
             self.store.eval_dir / f"update_{update:08d}.parquet", table
         )
-        diagnostics = jax.device_get(self.program.diagnose(states, update))
         wall_s = self._now()
         rows = []
         for i in range(self.config.seeds):
@@ -508,10 +316,14 @@ class _Loop:
 
     def _keep_policy(self, states: PyTree, update: int) -> None:
         """Before any later checkpoint: a run that goes on from one lacks none."""
-        if self.config.keep_policies:
+        if not self.config.keep_policies:
+            return
+        policies = self.program.experiment.policy_params(states)
+        policies = self.program.gathered(policies)
+        if processes.is_writer():
             trees.save(
                 policy_file(self.store.path, update),
-                self.program.experiment.policy_params(states),
+                policies,
                 {
                     "what": "policies of all seeds",
                     "update": update,

@@ -64,9 +64,15 @@ class Sink(Protocol):
 
 @dataclasses.dataclass
 class RunStore:
-    """Reads and writes one run directory."""
+    """Reads and writes one run directory.
+
+    Attributes:
+      path: it.
+      writes: whether anything is written; of the processes of one run, one does.
+    """
 
     path: Path
+    writes: bool = True
 
     @staticmethod
     def path_of(out: str | Path, name: str, config: Any, run_dir: str = "") -> Path:
@@ -76,7 +82,13 @@ class RunStore:
 
     @classmethod
     def open(
-        cls, out: str | Path, name: str, config: Any, run_dir: str = ""
+        cls,
+        out: str | Path,
+        name: str,
+        config: Any,
+        run_dir: str = "",
+        *,
+        writes: bool = True,
     ) -> RunStore:
         """Makes the directory of a run, or finds the one that it already has.
 
@@ -85,14 +97,17 @@ class RunStore:
           name: first part of the directory's name; the settings' hash follows.
           config: the settings; stored at the first call, compared at later ones.
           run_dir: the directory itself, instead of one named by the hash.
+          writes: see the class.
 
         Raises:
           UserError: the directory cannot be written, or belongs to other settings.
         """
         digest = configs.config_hash(config)
         path = cls.path_of(out, name, config, run_dir)
-        store = cls(path)
+        store = cls(path, writes)
         try:
+            if not writes:
+                return store
             for folder in (path, store.eval_dir, store.figures_dir):
                 folder.mkdir(parents=True, exist_ok=True)
             stored = store.read_run().get("config_hash")
@@ -159,6 +174,8 @@ class RunStore:
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a small file, whole or not at all."""
+        if not self.writes:
+            return
         with write_atomically(self.path / name, "w") as file:
             file.write(text)
 
@@ -176,6 +193,8 @@ class RunStore:
 
     def append_metrics(self, rows: Sequence[Row]) -> None:
         """Appends rows to metrics.jsonl; numbers that do not exist become null."""
+        if not self.writes:
+            return
         with open(self.metrics_path, "a") as file:
             for row in rows:
                 file.write(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n")
@@ -188,7 +207,7 @@ class RunStore:
 
     def truncate_metrics(self, size: int) -> None:
         """Forgets rows written after the checkpoint that a run continues from."""
-        if self.metrics_size() > size:
+        if self.writes and self.metrics_size() > size:
             with open(self.metrics_path, "r+b") as file:
                 file.truncate(size)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,10 +12,12 @@ from typing import Any
 import jax
 
 from rlgen import config as configs
-from rlgen import mesh, registry, runner, runs, sinks
+from rlgen import memory, mesh, processes, programs, registry, runner, runs, sinks
+from rlgen.checkpoints import Checkpoints
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm, Experiment
+from rlgen.programs import Plan, Program
 from rlgen.store import RunStore, Sink, unwritable
 
 PyTree = Any
@@ -125,47 +128,90 @@ def run_training(config: TrainConfig, *, show_settings: bool = False) -> RunStor
     """Runs one training configuration to its end, or on from where it stopped.
 
     Args:
-      show_settings: print all settings once they are known to fit.
+      show_settings: print all settings, and the memory they take, once they are known
+        to fit.
     """
-    mesh.provide(config.run.devices)
+    processes.join(config.run)
+    mesh.provide(config.run.devices, processes.count())
     runner.use_compile_cache()
     place = (config.run.out, config.name, config, config.run.run_dir)
-    is_done = RunStore(RunStore.path_of(*place)).is_done
+    found = RunStore(RunStore.path_of(*place))
     # First, for what does not fit (level sets, files) must leave nothing behind.
-    experiment = None if is_done else config.build()
-    store = RunStore.open(*place)
-    if show_settings:
+    plan = None if found.is_done else planned(config, found)
+    store = RunStore.open(*place, writes=processes.is_writer())
+    if show_settings and store.writes:
         print(configs.to_yaml(config), file=sys.stderr)
-    if experiment is not None:
-        with store.locked():
+        if plan is not None:
+            print(plan.estimate, file=sys.stderr)
+    if plan is not None:
+        with store.locked() if store.writes else contextlib.nullcontext():
             if not store.is_done:  # another process may have ended while we waited
-                _run(config, experiment, store)
+                _run(config, plan, store)
                 return store
-    sinks.tell_agent(config.run, store, configs.flatten(config))
+    if store.writes:
+        sinks.tell_agent(config.run, store, configs.flatten(config))
     return store
 
 
-def _run(config: TrainConfig, experiment: Experiment, store: RunStore) -> None:
+def planned(config: TrainConfig, store: RunStore) -> Plan:
+    """The programs of these settings, traced, and known to fit into memory.
+
+    Args:
+      store: the run, if it was begun: it goes on with seeds as they were.
+
+    Raises:
+      UserError: the settings do not go together.
+      TooLarge: there is less memory; with the largest number of environments.
+    """
+    axis = config.run.seed_axis
+    if axis == "fit":
+        axis = store.read_run().get("seed_axis", axis)
+
+    def plan(axis: str, **changes: Any) -> Plan:
+        changed = configs.override(config, {"seed_axis": axis} | changes, "flags")
+        return Plan(changed.build(), changed.run)
+
+    made = plan(axis)
+    if axis == "fit" and not made.estimate.fits:
+        made = plan(axis := "map")
+    if made.estimate.fits:
+        return made
+    n_envs = getattr(getattr(config.algo, "ppo", None), "n_envs", 0)
+    fewer = memory.largest(
+        lambda n: plan(axis, n_envs=n).estimate, n_envs, made.estimate
+    )
+    advice = f"lower n_envs from {n_envs} to {fewer}" if fewer else "lower its sizes"
+    if made.seed_axis == "vmap" and config.run.seeds > 1:
+        advice += ", or choose --seed-axis fit"
+    raise memory.refuse(made.estimate, f"{advice}.")
+
+
+def _run(config: TrainConfig, plan: Plan, store: RunStore) -> None:
     """From the last checkpoint to pictures and DONE."""
-    program = runner.Program(experiment, config.run)
-    save_levels(experiment, store)
+    experiment = plan.experiment
+    program = Program(experiment, config.run, plan)
     outputs: list[Sink] = []
-    wandb_sink = sinks.open_wandb(config.run, store, configs.flatten(config))
-    if wandb_sink:
-        outputs.append(wandb_sink)
-    if config.run.progress:
-        outputs.append(sinks.ProgressBar(config.run.n_updates))
+    if store.writes:
+        save_levels(experiment, store)
+        wandb_sink = sinks.open_wandb(config.run, store, configs.flatten(config))
+        if wandb_sink:
+            outputs.append(wandb_sink)
+        if config.run.progress:
+            outputs.append(sinks.ProgressBar(config.run.n_updates))
     with sinks.closing(outputs):
         states = runner.run(experiment, config.run, store, outputs, program)
-        experiment.export(states, store.path)
-        if config.run.pictures:
-            # Statistics and pictures take 70 MiB: not while training needs the memory.
-            from rlgen import reports
+        states = program.gathered(states)
+        if store.writes:
+            experiment.export(states, store.path)
+            if config.run.pictures:
+                # Statistics and pictures take 70 MiB, which training may need.
+                from rlgen import reports
 
-            reports.draw(experiment, store, states)
-        for output in outputs:
-            output.complete(store)
-        store.finish()
+                reports.draw(experiment, store, states)
+            for output in outputs:
+                output.complete(store)
+            store.finish()
+    processes.wait_for_all()  # for the one that draws
 
 
 def save_levels(experiment: Experiment, store: RunStore) -> None:
@@ -232,11 +278,11 @@ def restore(config: TrainConfig, store: RunStore) -> tuple[Experiment, int, PyTr
       UserError: the run has no checkpoint yet.
     """
     experiment = config.build()
-    axis = runner.resolve_seed_axis(config.run.seed_axis)
+    axis = programs.resolve_seed_axis(config.run.seed_axis)
     shapes = jax.eval_shape(
-        runner.over_seeds(experiment.init, axis), runner.seed_keys(config.run)
+        programs.over_seeds(experiment.init, axis), programs.seed_keys(config.run)
     )
-    checkpoints = runner.Checkpoints(store.checkpoint_dir)
+    checkpoints = Checkpoints(store.checkpoint_dir)
     restored = checkpoints.restore(shapes)
     checkpoints.close()
     if restored is None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tiny import TINY_MAZE, as_data, preempted
+from tiny import TINY_MAZE, TINY_TASKS, as_data, preempted
 
-from rlgen import mesh, runner, training
+from rlgen import mesh, programs, runner, training
 from rlgen.errors import UserError
 from rlgen.store import RunStore
 
@@ -28,9 +28,9 @@ def configure(algorithm: str = "plr", env: str = "maze", **settings):
     return training.make_config(algorithm, env, "quick", SETTINGS | settings)
 
 
-def train(folder: Path, name: str, **settings) -> None:
+def train(folder: Path, name: str, config=None, **settings) -> None:
     """Leaves `<name>.npz`: all leaves of the final states, by their path."""
-    config = configure(**settings)
+    config = config or configure(**settings)
     store = RunStore.open(folder, name, config, str(folder / f"{name}-run"))
     states = runner.run(config.build(), config.run, store)
     leaves = jax.tree_util.tree_leaves_with_path(states)
@@ -62,7 +62,7 @@ def refusals() -> list[str]:
         configure(n_envs=8, devices=9),
     ):
         try:
-            runner.Program(config.build(), config.run)
+            programs.Program(config.build(), config.run)
         except UserError as error:
             said.append(str(error))
     return said
@@ -80,6 +80,10 @@ def main(folder: Path) -> None:
     for devices in (1, 8):
         # Of eight, four for each seed.
         train(folder, f"envs-{devices}", devices=devices, seeds=2, n_envs=16)
+        settings = TINY_TASKS | {"n_envs": 8, "n_updates": 4, "devices": devices}
+        quiet = {"progress": False, "pictures": False, "log_every": 2, "part_size": 0}
+        lpg = training.make_config("lpg", settings=settings | quiet)
+        train(folder, f"lpg-{devices}", lpg)
 
 
 if __name__ == "__main__":

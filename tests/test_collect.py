@@ -21,6 +21,7 @@ from rlgen import (
     collection,
     config,
     datasets,
+    programs,
     registry,
     runner,
     training,
@@ -183,7 +184,7 @@ def program():
             lambda group, name: PushConfig if name == "push" else load(group, name),
         )
         config = training.make_config("agent", "push", settings=TINY)
-    return config, runner.Program(config.build(), config.run)
+    return config, programs.Program(config.build(), config.run)
 
 
 def train(program, out):
@@ -224,7 +225,7 @@ def test_a_run_keeps_its_policies_at_every_evaluation(run_dir):
     name = next(n for n in arrays if n.startswith("heads"))
     assert all(len(a[name]) == 2 for a, _ in policies.values())
     first = jax.tree.map(lambda x: x[1], experiment.policy_params(
-        jax.vmap(experiment.init)(runner.seed_keys(config.run))
+        jax.vmap(experiment.init)(programs.seed_keys(config.run))
     ))  # fmt: skip
     mine = jax.tree.map(lambda x: x[1], trees.fit(policies[0][0], params, ""))
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(mine), strict=True):

@@ -19,7 +19,6 @@ TOP = (
     "training",
     "reports",
     "bench",
-    "bench_offline",
     "candidates",
     "level_tool",
     "collect",

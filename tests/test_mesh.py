@@ -41,9 +41,10 @@ def test_seeds_on_devices_of_their_own_end_with_the_same_bits(folder):
 
 
 @pytest.mark.slow
-def test_environments_on_eight_devices_learn_the_same(folder):
+@pytest.mark.parametrize("what", ["envs", "lpg"])
+def test_environments_on_eight_devices_learn_the_same(folder, what):
     """Sums over environments aside: the buffer holds the same levels, seen as often."""
-    alone, spread = leaves(folder, "envs-1"), leaves(folder, "envs-8")
+    alone, spread = leaves(folder, f"{what}-1"), leaves(folder, f"{what}-8")
     assert alone.keys() == spread.keys()
     for name, x in alone.items():
         if np.issubdtype(x.dtype, np.floating):

@@ -36,7 +36,7 @@ def test_convolution_equals_flax(size):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-@pytest.mark.parametrize("core", ["none", "gru", "lstm"])
+@pytest.mark.parametrize("core", ["none", "gru", "lstm", "lru"])
 @pytest.mark.parametrize("torso", ["conv", "mlp"])
 def test_acting_equals_replaying(core, torso):
     """Step by step or as one trajectory, resets included, outputs are the same."""
@@ -107,3 +107,44 @@ def test_bad_shapes_say_what_to_do(settings):
 def test_zero_obs_has_the_declared_types():
     space = gymnasium.spaces.Dict({"a": gymnasium.spaces.Box(0, 4, (2, 2), np.uint8)})
     assert zero_obs(space)["a"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("core", ["none", "gru", "lstm", "lru"])
+@pytest.mark.parametrize("torso", ["conv", "mlp"])
+def test_narrow_products_give_nearly_the_same_in_full_numbers(core, torso):
+    space = gymnasium.spaces.Box(0, 4, (7, 7), np.uint8)
+    actions = gymnasium.spaces.Discrete(3)
+    wide, narrow = (
+        ActorCritic(space, actions, NetworkConfig(torso, 8, core, 32, 16, precision))
+        for precision in ("float32", "bfloat16")
+    )
+    params = narrow.init(jax.random.key(0))
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    obs = jax.random.randint(jax.random.key(1), (6, 4, 7, 7), 0, 5).astype(jnp.uint8)
+    reset = jnp.zeros((6, 4), bool).at[3, 1].set(True)
+
+    def outputs(network):
+        def loss(params):
+            carry = network.initial_carry(4)
+            raw, value = network.unroll(params, carry, obs, reset)
+            return (100 * jnp.square(raw)).mean() + jnp.square(value).mean(), value
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    ((loss, value), grads), ((near, near_value), near_grads) = map(
+        outputs, (wide, narrow)
+    )
+    assert near_value.dtype == jnp.float32
+    np.testing.assert_allclose(
+        near_value, value, atol=0.03 * float(jnp.abs(value).max())
+    )
+    assert not np.array_equal(near_value, value)
+    assert near == pytest.approx(float(loss), rel=0.05)
+    for a, b in zip(jax.tree.leaves(near_grads), jax.tree.leaves(grads), strict=True):
+        assert a.dtype == jnp.float32
+        assert np.linalg.norm(a - b) <= 0.2 * np.linalg.norm(b)
+
+
+def test_an_unknown_precision():
+    with pytest.raises(UserError, match="Unknown precision 'half': choose float32, b"):
+        NetworkConfig(precision="half")

@@ -11,9 +11,9 @@ import pytest
 from rlgen import recurrent
 
 KINDS = ("lstm", "gru")
-INIT = {"lstm": recurrent.lstm_init, "gru": recurrent.gru_init}
-STEP = {"lstm": recurrent.lstm_step, "gru": recurrent.gru_step}
-RUN = {"lstm": jax.jit(recurrent.lstm), "gru": jax.jit(recurrent.gru)}
+INIT = {kind: core.init for kind, core in recurrent.CORES.items()}
+STEP = {kind: core.step for kind, core in recurrent.CORES.items()}
+RUN = {kind: jax.jit(core.run) for kind, core in recurrent.CORES.items()}
 D, H, B = 5, 6, 3
 # Shorter than a block; two blocks and a ragged tail.
 LENGTHS = (7, 37)
@@ -101,7 +101,7 @@ def test_init_has_the_structure_and_scales_of_the_flax_cell(kind):
     assert 0.8 < float(params["wi"].std() * 8) < 1.2
     assert not params["b"].any()
     cell, variables = flax_cell(kind, problem(kind, 1)[0])
-    zeros = recurrent.initial_carry(kind, B, H)
+    zeros = recurrent.CORES[kind].initial_carry(B, H)
     theirs = jax.eval_shape(cell.init, jax.random.key(1), zeros, jnp.zeros((B, D)))
     assert jax.tree.map(np.shape, theirs) == jax.tree.map(np.shape, variables)
 
@@ -110,14 +110,9 @@ def test_init_has_the_structure_and_scales_of_the_flax_cell(kind):
 def test_initial_carry_is_that_of_the_flax_cell(kind):
     cell, _ = flax_cell(kind, problem(kind, 1)[0])
     theirs = cell.initialize_carry(jax.random.key(0), (B, D))
-    ours = recurrent.initial_carry(kind, B, H)
+    ours = recurrent.CORES[kind].initial_carry(B, H)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-
-
-def test_initial_carry_refuses_an_unknown_core():
-    with pytest.raises(ValueError, match="unknown recurrent core 'rnn'"):
-        recurrent.initial_carry("rnn", B, H)
 
 
 @pytest.mark.parametrize("kind", KINDS)

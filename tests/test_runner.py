@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from tiny import TINY_MAZE, as_data, assert_same_bits, preempted
 
-from rlgen import runner, training
+from rlgen import memory, programs, runner, training
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.store import RunStore
@@ -164,11 +164,38 @@ def test_a_killed_process_goes_on_to_the_same_bits(tmp_path, signum):
     )
 
 
-def test_nothing_compiles_while_a_run_is_going(tmp_path, caplog):
+@pytest.fixture(scope="module")
+def compiled():
+    """Settings of PLR with two seeds, and their programs."""
+    config = tiny("plr", n_updates=7, eval_every=3, seeds=2)
+    return config, programs.Program(config.build(), config.run)
+
+
+def operations(jaxpr):
+    """Names of all operations of a program, those inside others too."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for inner in memory.jaxprs_of(equation.params):
+            yield from operations(inner)
+
+
+def test_nothing_passes_between_host_and_device_inside_a_chunk(compiled):
+    _, program = compiled
+    states = program.initialise()
+    number = jax.device_put(np.int32(2), program.plan.of_all)
+    with jax.transfer_guard("disallow"):
+        states, table = program._chunk(states, number)
+        jax.block_until_ready(table)
+        with pytest.raises(Exception, match=r"[Dd]isallowed host-to-device"):
+            program._chunk(states, np.int32(2))
+    names = set(operations(program.plan.traced["chunk"].jaxpr.jaxpr))
+    assert "scan" in names and not [name for name in names if "callback" in name]
+
+
+def test_nothing_compiles_while_a_run_is_going(compiled, tmp_path, caplog):
     """Chunks of several lengths and evaluations run what was compiled before."""
-    config = tiny("plr", n_updates=7, eval_every=3)
-    experiment = config.build()
-    program = runner.Program(experiment, config.run)
+    config, program = compiled
+    experiment = program.experiment
     store = RunStore.open(tmp_path, config.name, config)
     with jax.log_compiles(True), caplog.at_level("WARNING", logger="jax"):
         runner.run(experiment, config.run, store, program=program)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlgen import runner
+from rlgen import programs, runner
 
 #: Of students on 5x5 mazes, for a few updates.
 TINY_MAZE: dict[str, Any] = {
@@ -76,7 +76,7 @@ def assert_same_bits(a, b):
 @contextlib.contextmanager
 def preempted(at_chunk: int = 2) -> Iterator[Any]:
     """What runs in the block is sent SIGTERM as a chunk begins, and must stop by it."""
-    chunk, number = runner.Program.chunk, itertools.count(1)
+    chunk, number = programs.Program.chunk, itertools.count(1)
 
     def chunk_then_signal(self, states, n_updates):
         if next(number) == at_chunk:
@@ -84,6 +84,6 @@ def preempted(at_chunk: int = 2) -> Iterator[Any]:
         return chunk(self, states, n_updates)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner.Program, "chunk", chunk_then_signal)
+        patch.setattr(programs.Program, "chunk", chunk_then_signal)
         with pytest.raises(runner.Preempted) as stop:
             yield stop

@@ -27,7 +27,7 @@ from rlgen.env import take
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm
 from rlgen.networks import NetworkConfig, make_network
-from rlgen.runner import SEED_AXIS_NAME, resolve_seed_axis
+from rlgen.programs import SEED_AXIS_NAME, resolve_seed_axis
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,6 +53,8 @@ class MetaLearning(Experiment[StateT], abc.ABC):
     eval_episodes: int
     eval_parts: int = 4
 
+    spreads_envs = True  # those of every agent
+
     @abc.abstractmethod
     def rule_params(self, states: StateT) -> PyTree:
         """The rule's parameters, of one seed or stacked over S."""

@@ -43,7 +43,7 @@ from rlgen.env import Env, take
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm
 from rlgen.levels import LevelSet, assert_disjoint, sample_split
-from rlgen.runner import SEED_AXIS_NAME, resolve_seed_axis
+from rlgen.programs import SEED_AXIS_NAME, resolve_seed_axis
 from rlgen.transitions import OfflineData
 
 # Settings of an environment that say how one evaluates, not where data is from.

@@ -49,7 +49,7 @@ from rlgen.env import take
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm
 from rlgen.levels import LevelSet, assert_disjoint
-from rlgen.runner import SEED_AXIS_NAME, resolve_seed_axis
+from rlgen.programs import SEED_AXIS_NAME, resolve_seed_axis
 
 # Settings of an environment that say how one evaluates, not where data is from.
 _OF_EVALUATION = ("n_heldout", "eval_split", "dataset", "reference")

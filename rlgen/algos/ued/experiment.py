@@ -316,6 +316,23 @@ class UED(Experiment[UEDState]):
             self.curriculum_levels(state, key_replayed),
         )
 
+    def kept_steps(self, state: UEDState):
+        n_envs = self.config.n_envs
+
+        def play(state, levels, key):
+            student, learner = self.student, state.learner
+            start = student.start(key, levels)
+            play = student.play(learner, state.hyper, key, levels, start)
+            return play.trajectory, play.targets
+
+        one = jax.eval_shape(self.space.example)
+        levels = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((n_envs, *x.shape), x.dtype), one
+        )
+        trajectory, targets = jax.eval_shape(play, state, levels, jax.random.key(0))
+        kept = vars(trajectory) | {"targets": targets}
+        return kept, n_envs * self.config.n_steps
+
     def curriculum_levels(self, state: UEDState, key: jax.Array):
         replayed = self.curriculum.replayed(state.curriculum, key)
         return None if replayed is None else replayed[:2]

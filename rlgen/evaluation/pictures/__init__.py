@@ -10,6 +10,7 @@ from rlgen.evaluation.pictures.agreement import agreement_panels
 from rlgen.evaluation.pictures.comparison import cost_curves, interval_panels
 from rlgen.evaluation.pictures.curves import DEFAULT_GROUPS, learning_curves
 from rlgen.evaluation.pictures.film import agent_gif
+from rlgen.evaluation.pictures.growth import growth_curves
 from rlgen.evaluation.pictures.levels import (
     curriculum_picture,
     level_grid,
@@ -24,6 +25,7 @@ __all__ = [
     "agreement_panels",
     "cost_curves",
     "curriculum_picture",
+    "growth_curves",
     "heat_maps",
     "interval_panels",
     "learning_curves",

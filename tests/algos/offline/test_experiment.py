@@ -11,7 +11,7 @@ from algos_offline import build_on_push, pushed, settings_on_push
 from probes import Push, PushConfig
 from tiny import assert_same_bits
 
-from rlgen import datasets, registry, runner
+from rlgen import datasets, programs, registry, runner
 from rlgen.algos.offline.assembly import OfflineAlgorithm, scaled_rewards
 from rlgen.algos.offline.outcomes import Conditioned
 from rlgen.algos.offline.variants import OnlineAlgorithm
@@ -74,7 +74,7 @@ def run_of(name, folder, path, **settings):
     entry = registry.load(registry.ALGORITHMS, name)
     experiment = entry.build(config.run, config.levels_config, config.algo)
     store = RunStore.open(str(path.parent), name, config, str(path))
-    program = runner.Program(experiment, config.run)
+    program = programs.Program(experiment, config.run)
     return runner.run(experiment, config.run, store, [], program), store, experiment
 
 

@@ -178,12 +178,12 @@ def test_repaired_trains_students_on_replay_and_the_teacher_on_new_levels():
 
 def test_repaired_under_vmap_decides_once_for_all_seeds():
     built = experiment("repaired", buffer_size=8, min_fill=0.1, seed_axis="vmap")
-    from rlgen import runner
+    from rlgen import programs
 
-    states = runner.over_seeds(built.init, "vmap")(
+    states = programs.over_seeds(built.init, "vmap")(
         jax.random.split(jax.random.key(0), 2)
     )
-    update = jax.jit(runner.over_seeds(built.update, "vmap"))
+    update = jax.jit(programs.over_seeds(built.update, "vmap"))
     for _ in range(4):
         states, metrics = update(states)
         assert metrics["role"][0] == metrics["role"][1]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlgen import registry, runner, training
+from rlgen import programs, registry, runner, training
 from rlgen.envs.physics.config import (
     HopperConfig,
     InvertedPendulumConfig,
@@ -143,8 +143,8 @@ def test_plr_trains_is_stopped_and_goes_on(tmp_path, monkeypatch):
     """The level buffer holds physics; it and the simulations come back."""
     config = training.make_config("plr", "inverted_pendulum", "quick", TINY)
     experiment = config.build()
-    program = runner.Program(experiment, config.run)
-    chunk = runner.Program.chunk
+    program = programs.Program(experiment, config.run)
+    chunk = programs.Program.chunk
     calls = []
 
     def chunk_then_signal(self, states, n_updates):
@@ -153,7 +153,7 @@ def test_plr_trains_is_stopped_and_goes_on(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return chunk(self, states, n_updates)
 
-    monkeypatch.setattr(runner.Program, "chunk", chunk_then_signal)
+    monkeypatch.setattr(programs.Program, "chunk", chunk_then_signal)
 
     def run():
         store = RunStore.open(tmp_path, config.name, config)

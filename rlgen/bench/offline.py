@@ -6,8 +6,6 @@ steps of noise, everything in one scan with the data as an argument.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -19,12 +17,11 @@ from rlgen import config as configs
 from rlgen import registry
 from rlgen.algos.offline.model_based import DYNAMICS
 from rlgen.algos.offline.stages import AGENT
+from rlgen.bench.measure import Case, Result, peak_memory_mib, program
 from rlgen.env import Env
-from rlgen.runner import return_freed_memory
 from rlgen.transitions import OfflineData, Transitions
 
 PyTree = Any
-Result = dict[str, Any]
 
 OBS_SIZE, ACTION_SIZE, N_ROWS = 17, 6, 100_000
 #: Learners, what they are set to beside their own settings, and how many gradient steps
@@ -93,33 +90,8 @@ class _Spaces(Env):
         raise NotImplementedError
 
 
-def matmul_gflop(function: Callable, *args: PyTree) -> float:
-    """Arithmetic of the matrix products in one call of a function, in GFLOP."""
-    return float(_products(jax.make_jaxpr(function)(*args).jaxpr) / 1e9)
-
-
-def _products(jaxpr: Any) -> float:
-    total = 0.0
-    for equation in jaxpr.eqns:
-        times = 1
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            depth = np.prod([shape[i] for i in contracted])
-            total += 2.0 * depth * np.prod(equation.outvars[0].aval.shape)
-        elif equation.primitive.name == "scan":
-            times = equation.params["length"]
-        for value in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
-        ):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                total += times * _products(inner)
-    return total
-
-
-def product_rate(repeats: int, n_products: int = 200) -> float:
-    """GFLOP/s of float32 products of the learners' commonest shape, in one scan."""
+def product_rate(n_products: int, repeats: int) -> Result:
+    """Rate of float32 products of the learners' commonest shape, in one scan."""
     n, a, b, c = _SHAPE
     x = jax.random.normal(jax.random.key(0), (n, a, b))
     w = jax.random.normal(jax.random.key(1), (n, b, c)) * b**-0.5
@@ -127,19 +99,13 @@ def product_rate(repeats: int, n_products: int = 200) -> float:
     def chain(x, w):
         return jax.lax.scan(lambda x, _: (x @ w, None), x, length=n_products)[0]
 
-    seconds = best_seconds(jax.jit(chain).lower(x, w).compile(), repeats, x, w)
-    return n_products * 2e-9 * n * a * b * c / seconds
-
-
-def best_seconds(call: Callable, repeats: int, *args: PyTree) -> float:
-    """Median seconds of a warm call."""
-    jax.block_until_ready(call(*args))
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(call(*args))
-        times.append(time.perf_counter() - begin)
-    return float(np.median(times))
+    result = program(chain, x, w, items=1, unit="calls", repeats=repeats)
+    gflop = n_products * 2e-9 * n * a * b * c
+    return result | {
+        "items": gflop,
+        "unit": "GFLOP",
+        "per_s": gflop / result["seconds"],
+    }
 
 
 def gradient_steps(name: str, repeats: int) -> Result:
@@ -148,8 +114,6 @@ def gradient_steps(name: str, repeats: int) -> Result:
     Model rollouts and dynamics training are not in it: the update alone, as the figures
     of others have it.
     """
-    from rlgen.bench import peak_memory_mib
-
     settings, n_steps = LEARNERS[name]
     entry = registry.load(registry.ALGORITHMS, name)
     values = dict(entry.settings) | settings | {"steps_per_update": n_steps}
@@ -170,21 +134,17 @@ def gradient_steps(name: str, repeats: int) -> Result:
         own, learn = _without_rollouts(stage, own, states, data)
     else:
         learn = stage.update
-    return_freed_memory()
-    begin = time.perf_counter()
-    run = jax.jit(learn).lower(own, states, data, key).compile()
-    compile_s = time.perf_counter() - begin
-    return_freed_memory()
-    seconds = best_seconds(run, repeats, own, states, data, key)
-    gflop = matmul_gflop(learn, own, states, data, key) / n_steps
-    return {
-        "learner": name,
-        "gradient_steps_per_s": n_steps / seconds,
-        "gflop_per_step": gflop,
-        "gflop_per_s": gflop * n_steps / seconds,
-        "compile_s": compile_s,
-        "peak_memory_mib": peak_memory_mib(),
-    }
+    result = program(
+        learn,
+        own,
+        states,
+        data,
+        key,
+        items=n_steps,
+        unit="gradient steps",
+        repeats=repeats,
+    )
+    return result | {"peak_memory_mib": peak_memory_mib()}
 
 
 def _without_rollouts(stage: Any, own: Any, states: PyTree, data: OfflineData):
@@ -194,3 +154,15 @@ def _without_rollouts(stage: Any, own: Any, states: PyTree, data: OfflineData):
     imagined = jax.jit(stage.imagine)(own.agent, model, states["encoder"], data, key)
     buffer = own.buffer.insert(imagined.rows)
     return own.replace(buffer=buffer), stage.learn
+
+
+def cases(full: bool) -> list[Case]:
+    """Every learner, after the products that most of their arithmetic is."""
+    names = tuple(LEARNERS) if full else ("td3-bc", "iql")
+    return [
+        Case("offline", "products", "", 0, product_rate, (200,)),
+        *(
+            Case("offline", name, "", 0, gradient_steps, (name,), alone=True)
+            for name in names
+        ),
+    ]

@@ -1,0 +1,1 @@
+"""`rlgen bench`: what this machine reaches, against the size of each axis."""

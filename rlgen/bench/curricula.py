@@ -1,0 +1,274 @@
+"""Level buffers, PPO's update, curricula and seeds, at published configurations."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlgen import memory, training
+from rlgen.algos.ued import buffer as level_buffer
+from rlgen.algos.ued import replay_distribution
+from rlgen.algos.ued.curriculum import EDITED_LEVELS, NEW_LEVELS, REPLAYED
+from rlgen.algos.ued.experiment import UED
+from rlgen.algos.ued.level_replay import LevelReplay
+from rlgen.bench.measure import (
+    Case,
+    Result,
+    check_memory,
+    peak_memory_mib,
+    products_gflop,
+    program,
+    timed,
+)
+from rlgen.programs import Plan, Program
+
+PyTree = Any
+_ROLE_NAMES = {NEW_LEVELS: "new", REPLAYED: "replay", EDITED_LEVELS: "edited"}
+#: Roles of the batches of each curriculum, beside new levels.
+_REPLAYS = {
+    "dr": (),
+    "plr": (REPLAYED,),
+    "robust-plr": (REPLAYED,),
+    "accel": (REPLAYED, EDITED_LEVELS),
+}
+
+
+def _full_buffer(capacity: int, batch: int) -> tuple[LevelReplay, PyTree]:
+    """Level replay whose buffer is full of levels that were seen at some time."""
+    config = training.make_config(
+        "plr",
+        "maze",
+        "paper",
+        {"buffer_size": capacity, "n_envs": batch, "n_heldout": 1},
+    )
+    experiment = config.build()
+    assert isinstance(experiment, UED)
+    curriculum = experiment.curriculum
+    assert isinstance(curriculum, LevelReplay)
+    key = jax.random.key(0)
+    keys = jax.random.split(key, capacity)
+    levels = jax.jit(jax.vmap(curriculum.space.sample))(keys)
+    hashes = jax.jit(jax.vmap(curriculum.space.hash))(levels)
+    full = level_buffer.empty(curriculum.space.example(), capacity)
+    full = full.replace(
+        batch=full.batch.replace(levels=levels, hash=hashes),
+        score=jax.random.uniform(key, (capacity,)),
+        last_seen=jax.random.randint(key, (capacity,), 0, 1000, jnp.int32),
+        size=jnp.int32(capacity),
+    )
+    state = curriculum.init(key)
+    return curriculum, state.replace(buffer=full, clock=jnp.int32(1000))
+
+
+def insert(capacity: int, batch: int, repeats: int) -> Result:
+    """What an update runs: weights of all slots, duplicate check, insertion."""
+    curriculum, state = _full_buffer(capacity, batch)
+    key = jax.random.key(0)
+    draw = jax.jit(curriculum._new_levels)(state, jax.random.key(7))
+    feedback = level_buffer.Feedback(
+        score=jnp.ones(batch),
+        score2=jnp.ones(batch),
+        max_return=jnp.ones(batch),
+        n_episodes=jnp.ones(batch, jnp.int32),
+        n_success=jnp.ones(batch, jnp.int32),
+    )
+
+    def record(state, draw, feedback, key):
+        weight = curriculum.probabilities(state, key)
+        return state.replace(
+            buffer=level_buffer.record(
+                state.buffer, draw, feedback, weight, state.clock
+            )[0]
+        )
+
+    # The buffer is donated as in training, where it lives in the carry.
+    return program(
+        record,
+        state,
+        draw,
+        feedback,
+        key,
+        items=1,
+        unit="operations",
+        repeats=repeats,
+        carries=True,
+    )
+
+
+def sample(capacity: int, batch: int, repeats: int) -> Result:
+    """Draws a batch of levels by their scores and staleness."""
+    curriculum, state = _full_buffer(capacity, batch)
+
+    def draw(state, key):
+        slots = replay_distribution.draw(
+            key, curriculum.probabilities(state, key), batch
+        )
+        return jax.tree.map(lambda x: x[slots], state.buffer.batch)
+
+    return program(
+        draw,
+        state,
+        jax.random.key(0),
+        items=1,
+        unit="operations",
+        repeats=repeats,
+    )
+
+
+def update(algorithm: str, settings: dict[str, Any], repeats: int) -> Result:
+    """One update at the published configuration, for each role of its batch.
+
+    The buffer is filled first. Rates follow from the roles' times and how often each
+    occurs, so they do not depend on the luck of a short run. A teacher's curriculum
+    has batches of one role, and so has SFL, whose scoring counts in full here: it comes
+    before every update.
+    """
+    roles = (NEW_LEVELS, *_REPLAYS.get(algorithm, ()))
+    fixed = {"n_heldout": 1} | settings
+    if len(roles) > 1:
+        fixed = {"min_fill": 0.002, "replay_prob": 0.8} | fixed
+    config = training.make_config(algorithm, "maze", "paper", fixed)
+    experiment = config.build()
+    state = jax.jit(experiment.init)(jax.random.key(0))
+    begin = time.perf_counter()
+    traced = jax.jit(experiment.update, donate_argnums=0).trace(state)
+    check_memory(traced.jaxpr, state)
+    step = traced.lower().compile()
+    compile_s = time.perf_counter() - begin
+    times: dict[int, list[float]] = {}
+    for i in range(40 * repeats):
+        begin = time.perf_counter()
+        state, metrics = step(state)
+        jax.block_until_ready(state)
+        seconds = time.perf_counter() - begin
+        role = int(metrics["role"]) if len(roles) > 1 else NEW_LEVELS
+        if i > 0:
+            times.setdefault(role, []).append(seconds)
+        if all(len(times.get(role, [])) >= repeats for role in roles):
+            break
+    median = {role: statistics.median(times[role]) for role in roles}
+    share = {NEW_LEVELS: 1.0}
+    if len(roles) > 1:
+        replay = config.algo.replay
+        share = {NEW_LEVELS: 1 - replay.replay_prob, REPLAYED: replay.replay_prob}
+        if EDITED_LEVELS in roles:
+            share[EDITED_LEVELS] = replay.replay_prob * replay.edit_prob
+    seconds = sum(share[role] * median[role] for role in roles)
+    steps = sum(share.values()) * experiment.env_steps_per_update
+    return {
+        "seconds": seconds,
+        "seconds_by_role": {_ROLE_NAMES[role]: median[role] for role in roles},
+        "items": steps,
+        "unit": "environment steps",
+        "per_s": steps / seconds,
+        "compile_s": compile_s,
+        # Of a batch that trains, which every update of DR is.
+        "gflop": products_gflop(traced.jaxpr.jaxpr) if algorithm == "dr" else 0.0,
+        "peak_memory_mib": peak_memory_mib(),
+    }
+
+
+def seeds(
+    algorithm: str, settings: dict[str, Any], n_seeds: int, n_updates: int, repeats: int
+) -> Result:
+    """Updates of several seeds in one process, by the program that trains.
+
+    Args:
+      n_updates: of a call: of several roles, on average, where levels are replayed.
+    """
+    fixed = {"n_heldout": 1, "eval_episodes": 1, "log_every": n_updates}
+    config = training.make_config(
+        algorithm, "maze", "paper", fixed | {"seeds": n_seeds} | settings
+    )
+    experiment = config.build()
+    plan = Plan(experiment, config.run)
+    if not plan.estimate.fits:
+        raise memory.refuse(plan.estimate, "this size is left out.")
+    made = Program(experiment, config.run, plan)
+    carry = [made.initialise()]
+    carry[0], _ = made.chunk(carry[0], n_updates)
+
+    def call():
+        carry[0], table = made.chunk(carry[0], n_updates)
+        return table
+
+    timing = timed(call, repeats)
+    steps = n_seeds * n_updates * experiment.env_steps_per_update
+    return timing | {
+        "items": steps,
+        "unit": "environment steps",
+        "per_s": steps / timing["seconds"],
+        "compile_s": made.compile_s,
+        "seed_axis": plan.seed_axis,
+        "peak_memory_mib": peak_memory_mib(),
+    }
+
+
+def buffer_cases(full: bool) -> list[Case]:
+    """Against the capacity of the buffer, and the number of levels in a batch."""
+    capacities = (1_000, 4_000, 16_000, 64_000) if full else (1_000, 4_000)
+    batches = (32, 256, 2_048) if full else ()
+    found = []
+    for name, operation in (("insert", insert), ("sample", sample)):
+        found += [
+            Case("buffer", f"{name} 32", "capacity", n, operation, (n, 32))
+            for n in capacities
+        ]
+        found += [
+            Case("buffer", f"{name} into 4,000", "levels", n, operation, (4_000, n))
+            for n in batches
+        ]
+    return found
+
+
+def ppo_cases(full: bool) -> list[Case]:
+    """A whole update of DR: against the environments, and by the network's memory."""
+    sizes = (32, 256, 2_048, 16_384, 65_536) if full else (32,)
+    found = [
+        Case("ppo", "dr", "environments", n, update, ("dr", {"n_envs": n}), alone=True)
+        for n in sizes
+    ]
+    for core in ("none", "gru", "lstm", "lru") if full else ():
+        for n in (32, 256, 2_048):
+            settings = {"core": core, "n_envs": n}
+            found.append(
+                Case("ppo", f"core {core}", "environments", n, update, ("dr", settings))
+            )
+    return found
+
+
+def curriculum_cases(full: bool) -> list[Case]:
+    """Every curriculum at its published configuration."""
+    names = ("robust-plr", "accel")
+    if full:
+        names = ("plr", *names, "sfl", "paired", "repaired")
+    return [
+        Case("train", name, "", 0, update, (name, {}), alone=True) for name in names
+    ]
+
+
+def seed_cases(full: bool) -> list[Case]:
+    """Against the number of seeds in a process."""
+    sizes = (1, 2, 4, 8, 16, 32, 64) if full else (1, 4)
+    return [Case("seeds", "dr", "seeds", n, seeds, ("dr", {}, n, 1)) for n in sizes]
+
+
+def target_cases() -> list[Case]:
+    """Robust PLR with the published network, for an accelerator."""
+    # Replay begins within the call that warms up.
+    sizes = {"8 x 256": (8, 256), "1 x 32": (1, 32), "8 x 32": (8, 32)}
+    return [
+        Case(
+            "targets",
+            f"robust-plr {name}",
+            "",
+            0,
+            seeds,
+            ("robust-plr", {"n_envs": n_envs, "min_fill": 0.03}, n_seeds, 10),
+        )
+        for name, (n_seeds, n_envs) in sizes.items()
+    ]

@@ -1,0 +1,222 @@
+"""The compiled programs of an experiment: one that trains, one that evaluates."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlgen import memory, processes
+from rlgen import mesh as meshes
+from rlgen.config import RunConfig
+from rlgen.errors import UserError
+from rlgen.experiment import EvalResult, Experiment
+
+PyTree = Any
+SEED_AXIS_NAME = "seeds"
+
+
+def resolve_seed_axis(seed_axis: str) -> str:
+    """What "auto" and "fit" mean on this backend, as far as is known so early."""
+    if seed_axis == "fit":
+        return "vmap"  # until it turns out not to
+    if seed_axis != "auto":
+        return seed_axis
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+def over_seeds(function: Callable, seed_axis: str) -> Callable:
+    """Maps a function of one seed's arguments over a leading axis S of all of them."""
+    if seed_axis == "vmap":
+        return jax.vmap(function, axis_name=SEED_AXIS_NAME)
+    return lambda *args: jax.lax.map(lambda each: function(*each), args)
+
+
+def seed_keys(config: RunConfig) -> jax.Array:
+    """One key per seed; seed i gets the key it would have alone."""
+    return jnp.stack([jax.random.key(config.seed + i) for i in range(config.seeds)])
+
+
+def return_freed_memory() -> None:
+    """Gives what compilers have freed back to the system, where the C library can.
+
+    LLVM frees hundreds of MiB after a compilation; glibc keeps them, in pieces that the
+    next compilation does not always find.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+class Plan:
+    """The programs of one experiment, traced: nothing is compiled yet.
+
+    Attributes:
+      estimate: what one device will hold.
+      state_shape: shapes of the states [S, ...].
+      metric_names: of an update, in the order of the columns of a chunk's table.
+      seed_axis: "map" or "vmap".
+    """
+
+    def __init__(self, experiment: Experiment, config: RunConfig):
+        self.experiment, self.config = experiment, config
+        self.seed_axis = axis = resolve_seed_axis(config.seed_axis)
+        mesh = meshes.make(config.devices, config.seeds)
+        n_env_devices = mesh.shape[meshes.ENVS]
+        if n_env_devices > 1 and not experiment.spreads_envs:
+            raise UserError(
+                f"Only seeds can be spread here, and {config.seeds} cannot be "
+                f"divided among {config.devices} devices: choose --devices that "
+                "divides --seeds."
+            )
+        begin = time.perf_counter()
+        self.of_seeds, self.of_all = meshes.of_seeds(mesh), meshes.of_all(mesh)
+        self.data = processes.place(experiment.data, self.of_all)
+        keys = jax.eval_shape(lambda: seed_keys(config))
+
+        def of(data: PyTree, method: str) -> Callable:
+            """A method of the experiment, mapped over seeds, which share the data."""
+            return over_seeds(getattr(experiment.with_data(data), method), axis)
+
+        one = jax.eval_shape(experiment.init, jax.random.key(0))
+        self.state_shape = jax.eval_shape(of(self.data, "init"), keys)
+        # Under vmap the update may use collectives over seeds, so it is traced there.
+        self.metric_names = sorted(
+            jax.eval_shape(of(self.data, "update"), self.state_shape)[1]
+        )
+
+        def run_one(experiment, state, n_updates):
+            def body(i, carry):
+                state, table = carry
+                state, metrics = experiment.update(state)
+                # One array instead of forty scalars: scans pay per leaf.
+                row = jnp.stack([metrics[name] for name in self.metric_names])
+                return state, table.at[i].set(row)
+
+            table = jnp.full((config.log_every, len(self.metric_names)), jnp.nan)
+            return jax.lax.fori_loop(0, n_updates, body, (state, table))
+
+        def run_all(data, states, n_updates):
+            bound = experiment.with_data(data)
+            return over_seeds(lambda state: run_one(bound, state, n_updates), axis)(
+                states
+            )
+
+        def measured(method: str) -> Callable:
+            return lambda data, states, keys: of(data, method)(states, keys)
+
+        states, number = self.state_shape, jax.ShapeDtypeStruct((), jnp.int32)
+        self.traced = {
+            "init": self._trace(lambda data, keys: of(data, "init")(keys), keys),
+            # Every process has the table, and what evaluations say.
+            "chunk": self._trace(
+                run_all, states, number, out=(self.of_seeds, self.of_all), donate=(1,)
+            ),
+        }
+        for name in ("evaluate", "diagnose"):
+            self.traced[name] = self._trace(
+                measured(name), states, keys, out=self.of_all
+            )
+        self.trace_s = time.perf_counter() - begin
+        self.estimate = self._estimated(one, mesh)
+
+    def _trace(
+        self,
+        function: Callable,
+        *args: PyTree,
+        out: Any = None,
+        donate: tuple[int, ...] = (),
+    ) -> Any:
+        # The dataset, and how many updates: all else has a leading axis of seeds.
+        of_args = [
+            self.of_all if getattr(arg, "shape", None) == () else self.of_seeds
+            for arg in args
+        ]
+        shardings = (self.of_all, *of_args)
+        program = jax.jit(
+            meshes.over_devices(function, shardings),
+            in_shardings=shardings,
+            out_shardings=out or self.of_seeds,
+            donate_argnums=donate,
+        )
+        return program.trace(self.data, *args)
+
+    def _estimated(self, one: PyTree, mesh: Any) -> memory.Estimate:
+        needs = [memory.working_bytes(traced.jaxpr) for traced in self.traced.values()]
+        here = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+        per_step = {}
+        if (kept := self.experiment.kept_steps(one)) is not None:
+            per_step = memory.per_step(*kept)
+        return memory.Estimate(
+            states=memory.tree_bytes(self.state_shape) // mesh.shape[meshes.SEEDS],
+            data=memory.tree_bytes(self.data),
+            # What is spread over environments is most of it.
+            working=max(needs) // mesh.shape[meshes.ENVS],
+            limit=memory.limit_of(here[0], len(here)),
+            per_step=per_step,
+        )
+
+
+class Program:
+    """The compiled parts of one experiment. Built once: nothing compiles in a run.
+
+    Args:
+      plan: of the same experiment and settings, if it was made before.
+    """
+
+    def __init__(
+        self, experiment: Experiment, config: RunConfig, plan: Plan | None = None
+    ):
+        self.plan = plan = plan or Plan(experiment, config)
+        self.experiment, self.config = plan.experiment, plan.config
+        self.state_shape, self.metric_names = plan.state_shape, plan.metric_names
+        self.seed_sharding = plan.of_seeds
+        begin = time.perf_counter()
+
+        def compiled(name: str) -> Callable:
+            return_freed_memory()
+            program = plan.traced[name].lower().compile()
+            return lambda *args: program(plan.data, *args)
+
+        initialise = compiled("init")
+        self.initialise = lambda: initialise(self._spread(seed_keys(config)))
+        self._chunk = compiled("chunk")
+        self._evaluate, self._diagnose = compiled("evaluate"), compiled("diagnose")
+        self.compile_s = plan.trace_s + time.perf_counter() - begin
+
+    def chunk(self, states: PyTree, n_updates: int) -> tuple[PyTree, jax.Array]:
+        """Advances all seeds; returns states and metrics [S, K, M] (NaN past n)."""
+        number = processes.place(np.int32(n_updates), self.plan.of_all)
+        return self._chunk(states, number)
+
+    def evaluate(self, states: PyTree, update: int) -> dict[str, EvalResult]:
+        """Held-out results of all seeds [S, L, E], the same whenever it is asked."""
+        return self._evaluate(states, self._keys_at(update))
+
+    def diagnose(self, states: PyTree, update: int) -> dict[str, jax.Array]:
+        """Diagnostics of all seeds [S], the same whenever they are asked for."""
+        return self._diagnose(states, self._keys_at(update))
+
+    def gathered(self, tree: PyTree) -> PyTree:
+        """All seeds' arrays [S, ...], whole in this process; all of them must call."""
+        if processes.count() == 1:
+            return tree
+        gather = jax.jit(lambda x: x, out_shardings=self.plan.of_all)
+        return processes.local(gather(tree))
+
+    def _spread(self, keys: jax.Array) -> jax.Array:
+        return processes.place(keys, self.seed_sharding)
+
+    def _keys_at(self, update: int) -> jax.Array:
+        keys = [
+            jax.random.fold_in(jax.random.key(self.config.seed + i), update)
+            for i in range(self.config.seeds)
+        ]
+        return self._spread(jnp.stack(keys))
