@@ -82,6 +82,7 @@ def main(folder: Path) -> None:
         train(folder, f"envs-{devices}", devices=devices, seeds=2, n_envs=16)
         settings = TINY_TASKS | {"n_envs": 8, "n_updates": 4, "devices": devices}
         quiet = {"progress": False, "pictures": False, "log_every": 2, "part_size": 0}
+        quiet["n_inner"] = 2
         lpg = training.make_config("lpg", settings=settings | quiet)
         train(folder, f"lpg-{devices}", lpg)
 
