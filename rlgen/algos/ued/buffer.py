@@ -108,23 +108,44 @@ def merge_duplicates(
     Returns:
       the merged feedback, and which rows are the first of their level. bool[L].
     """
-    same = jnp.all(hashes[:, None, :] == hashes[None, :, :], axis=-1)
-    weight = same * feedback.n_episodes[None, :].astype(jnp.float32)
-    total = jnp.maximum(weight.sum(axis=1), 1.0)
+    n_rows = len(hashes)
+    group = first_of_each(hashes)
+
+    def over_copies(reduce, values):
+        return reduce(values, group, n_rows)[group]
+
+    n_episodes = over_copies(jax.ops.segment_sum, feedback.n_episodes)
+    weight = feedback.n_episodes.astype(jnp.float32)
+    total = jnp.maximum(n_episodes.astype(jnp.float32), 1.0)
 
     def mean(score):
         # Not weight * score alone: what is undefined may be NaN, and 0 x NaN is NaN.
-        terms = jnp.where(weight > 0, weight * score[None, :], 0.0)
-        return terms.sum(axis=1) / total
+        terms = jnp.where(weight > 0, weight * score, 0.0)
+        return over_copies(jax.ops.segment_sum, terms) / total
 
     merged = Feedback(
         score=mean(feedback.score),
         score2=mean(feedback.score2),
-        max_return=jnp.max(jnp.where(same, feedback.max_return, -jnp.inf), axis=1),
-        n_episodes=(same * feedback.n_episodes[None, :]).sum(axis=1),
-        n_success=(same * feedback.n_success[None, :]).sum(axis=1),
+        max_return=over_copies(jax.ops.segment_max, feedback.max_return),
+        n_episodes=n_episodes,
+        n_success=over_copies(jax.ops.segment_sum, feedback.n_success),
     )
-    return merged, jnp.argmax(same, axis=1) == jnp.arange(len(hashes))
+    return merged, group == jnp.arange(n_rows)
+
+
+def first_of_each(hashes: jax.Array) -> jax.Array:
+    """For each of L rows the first row with its hash uint32[L, 2]. int32[L].
+
+    One sort: O(L log L).
+    """
+    rows = jnp.arange(len(hashes), dtype=jnp.int32)
+    high, low, order = jax.lax.sort((hashes[:, 0], hashes[:, 1], rows), num_keys=3)
+    is_new = jnp.concatenate(
+        [jnp.ones(1, bool), (high[1:] != high[:-1]) | (low[1:] != low[:-1])]
+    )
+    # Among rows of one hash the sort has the first row first.
+    where_it_began = jax.lax.cummax(jnp.where(is_new, rows, 0))
+    return jnp.zeros_like(rows).at[order].set(order[where_it_began])
 
 
 def record(

@@ -375,3 +375,14 @@ def test_recording_works_the_same_under_vmap():
             together,
             alone,
         )
+
+
+def test_the_first_row_of_each_hash():
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 3, (60, 2)).astype(np.uint32)
+    hashes[7], hashes[50] = (2**32 - 1, 0), (2**32 - 1, 0)  # beyond signed numbers
+    rows = [tuple(row) for row in hashes.tolist()]
+    expected = [rows.index(row) for row in rows]
+    assert len(set(expected)) < 20 and expected[50] == 7
+    found = jax.jit(level_buffer.first_of_each)(hashes)
+    np.testing.assert_array_equal(found, expected)
