@@ -58,12 +58,13 @@ def join(config: RunConfig) -> None:
 
 def count() -> int:
     """How many processes train this run."""
-    return jax.process_count()
+    # Alone nobody asks jax, which would look for devices: a CPU has none to add then.
+    return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def is_writer() -> bool:
     """Whether this process writes the run's files; exactly one does."""
-    return jax.process_index() == 0
+    return count() == 1 or jax.process_index() == 0
 
 
 def agree(*flags: int) -> tuple[int, ...]:

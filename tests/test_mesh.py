@@ -12,6 +12,7 @@ from tiny import assert_same_bits
 
 from rlgen import mesh, training
 from rlgen.errors import UserError
+from rlgen.store import RunStore
 
 #: Of float32 parameters and scores after six updates, where sums over environments are
 #: taken in another order.
@@ -68,6 +69,17 @@ def test_what_cannot_be_spread_is_said(folder):
     assert said[0].startswith("6 environments or examples cannot be spread over 8")
     assert said[1].startswith("Only seeds can be spread here, and 1 cannot be divided")
     assert said[2] == "There are 8 devices, not 9: lower --devices."
+
+
+@pytest.mark.slow
+def test_the_command_line_provides_the_devices_of_a_cpu(tmp_path):
+    """In a process where nobody has asked for devices before."""
+    settings = TINY_MAZE | {"seeds": 2, "n_envs": 4, "n_updates": 2, "devices": 2}
+    settings |= {"progress": False, "pictures": False, "run_dir": tmp_path / "run"}
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in settings.items()]
+    command = [sys.executable, "-m", "rlgen.cli", "train", "dr", "--preset", "quick"]
+    subprocess.run([*command, *flags], check=True, cwd=tmp_path)
+    assert RunStore(tmp_path / "run").read_run()["devices"] == 2
 
 
 def test_more_devices_than_there_are():
