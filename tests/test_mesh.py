@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import assert_same_bits
+from tiny import TINY_MAZE, assert_same_bits
 
 from rlgen import mesh, training
 from rlgen.errors import UserError
