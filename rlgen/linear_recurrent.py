@@ -3,7 +3,7 @@
     x[t] = keep[t] lambda x[t-1] + exp(gamma) B u[t],   y[t] = Re(C x[t]) + D u[t]
 
 between a layer norm and a gated product, with u beside it. As x is linear in what came
-before, all T steps are taken in log T parallel sweeps (`associative_scan`), where an
+before, all T steps can be taken in log T parallel sweeps (`associative_scan`), where an
 LSTM takes T products one after another: on an accelerator, whose steps cost a launch
 each, that is what counts. A reset is a factor of zero (Lu et al. 2023 for S5).
 
@@ -126,7 +126,7 @@ def step(
 def run(
     params: Params, carry: LRUCarry, x: jax.Array, reset: jax.Array
 ) -> tuple[LRUCarry, jax.Array]:
-    """Runs the core over trajectories, all steps at once.
+    """Runs the core over trajectories.
 
     Args:
       carry: state before the first step, float32[B, H] each.
@@ -141,11 +141,30 @@ def run(
     added = _drive(params, u)
     added = added.at[0].add(factor[0] * jax.lax.complex(*carry))
 
+    # A CPU has no use for parallel steps, which read and write everything log T times.
+    on_cpu = jax.default_backend() == "cpu"
+    states = (one_after_another if on_cpu else all_at_once)(factor, added)
+    last = states[-1]
+    return (last.real, last.imag), _write(params, beside, u, states)
+
+
+def all_at_once(factor: jax.Array, added: jax.Array) -> jax.Array:
+    """States [T, ...] of x[t] = factor[t] x[t-1] + added[t], in log T sweeps."""
+
     def join(before, after):
         # Two stretches of steps in a row are one: x -> f2 (f1 x + a1) + a2.
         (f1, a1), (f2, a2) = before, after
         return f1 * f2, f2 * a1 + a2
 
-    _, states = jax.lax.associative_scan(join, (factor, added))
-    last = states[-1]
-    return (last.real, last.imag), _write(params, beside, u, states)
+    return jax.lax.associative_scan(join, (factor, added))[1]
+
+
+def one_after_another(factor: jax.Array, added: jax.Array) -> jax.Array:
+    """The same states, step by step."""
+
+    def step(state, inputs):
+        factor, added = inputs
+        state = factor * state + added
+        return state, state
+
+    return jax.lax.scan(step, jnp.zeros_like(added[0]), (factor, added))[1]
