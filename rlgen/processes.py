@@ -18,10 +18,11 @@ from rlgen.errors import UserError
 
 PyTree = Any
 
-#: How long a process may be silent before the others give it up.
-HEARTBEAT_TIMEOUT_S = 30
+#: How long a process may be silent before the others give it up: one that compiles on a
+#: busy machine is. One that died is noticed at once, by the next sum over processes.
+HEARTBEAT_TIMEOUT_S = 100
 #: How long one that ends waits for the others to end, too.
-SHUTDOWN_TIMEOUT_S = 30
+SHUTDOWN_TIMEOUT_S = 60
 
 
 def join(config: RunConfig) -> None:

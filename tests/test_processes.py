@@ -50,7 +50,8 @@ def together(folder, n_processes, tmp_path, **signals):
         )
         for process in range(n_processes)
     ]
-    said = [process.communicate(timeout=900)[0] for process in started]
+    # The last of it: first come all settings.
+    said = [process.communicate(timeout=900)[0][-3000:] for process in started]
     return [process.returncode for process in started], said
 
 

@@ -56,7 +56,7 @@ def _own_cache() -> Iterator[None]:
     """An empty compile cache, which is removed; the one of before comes back."""
     name = "RLGEN_COMPILE_CACHE"
     before = os.environ.get(name)
-    old = jax.config.read("jax_compilation_cache_dir")
+    old = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     with tempfile.TemporaryDirectory() as folder:
         os.environ[name] = folder
         try:
