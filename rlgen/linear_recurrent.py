@@ -16,6 +16,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from rlgen import mlp
+
 Params = dict[str, jax.Array]
 LRUCarry = tuple[jax.Array, jax.Array]
 
@@ -81,10 +83,7 @@ def _eigenvalues(params: Params) -> jax.Array:
 def _read(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Inputs [..., D] to what passes beside the memory and what enters it."""
     beside = dot(x, params["wi"])
-    mean = beside.mean(axis=-1, keepdims=True)
-    variance = jnp.square(beside - mean).mean(axis=-1, keepdims=True)
-    u = (beside - mean) * jax.lax.rsqrt(variance + 1e-6)
-    return beside, u * params["scale"] + params["shift"]
+    return beside, mlp.layer_norm(beside, params["scale"], params["shift"], eps=1e-6)
 
 
 def _drive(params: Params, u: jax.Array) -> jax.Array:

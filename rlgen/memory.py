@@ -49,11 +49,6 @@ _READS_FUSED = _FUSED | frozenset({
 class TooLarge(UserError):
     """A program needs more memory than there is."""
 
-    def __init__(self, message: str, needed: int, limit: int):
-        super().__init__(message)
-        self.needed = needed
-        self.limit = limit
-
 
 def tree_bytes(tree: PyTree) -> int:
     """Bytes of all arrays (or their shapes) in a pytree."""
@@ -238,9 +233,7 @@ def refuse(estimate: Estimate, advice: str) -> TooLarge:
     """
     return TooLarge(
         f"This run needs about {readable(estimate.needed)} and there are "
-        f"{readable(estimate.limit)}: {advice}",
-        estimate.needed,
-        estimate.limit,
+        f"{readable(estimate.limit)}: {advice}"
     )
 
 

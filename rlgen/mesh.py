@@ -50,7 +50,6 @@ def make(n_devices: int, n_seeds: int) -> Mesh:
     Raises:
       UserError: there are fewer devices, or processes cannot share them out.
     """
-    everyone = jax.devices()
     n_processes = jax.process_count()
     if n_devices % n_processes:
         raise UserError(
@@ -61,11 +60,11 @@ def make(n_devices: int, n_seeds: int) -> Mesh:
     known = [
         device
         for process in range(n_processes)
-        for device in [d for d in everyone if d.process_index == process][:of_process]
+        for device in jax.local_devices(process)[:of_process]
     ]
     if len(known) < n_devices:
         raise UserError(
-            f"There are {len(everyone)} devices, not {n_devices}: lower --devices."
+            f"There are {jax.device_count()} devices, not {n_devices}: lower --devices."
         )
     over_seeds = math.gcd(n_devices, n_seeds)
     return jax.make_mesh(

@@ -26,12 +26,14 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 _NORM_EPS = 1e-5
 
 
-def layer_norm(x: jax.Array, scale: jax.Array, offset: jax.Array) -> jax.Array:
+def layer_norm(
+    x: jax.Array, scale: jax.Array, offset: jax.Array, eps: float = _NORM_EPS
+) -> jax.Array:
     """Layer normalisation (Ba et al. 2016) over the last axis."""
     mean = x.mean(axis=-1, keepdims=True)
     centred = x - mean
     variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-    return centred * (jax.lax.rsqrt(variance + _NORM_EPS) * scale) + offset
+    return centred * (jax.lax.rsqrt(variance + eps) * scale) + offset
 
 
 @jax.custom_vjp

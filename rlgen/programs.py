@@ -32,6 +32,12 @@ def resolve_seed_axis(seed_axis: str) -> str:
     return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
+def seed_axis_name(config: RunConfig) -> str | None:
+    """The axis that collectives over seeds name; None where seeds run apart."""
+    vmapped = resolve_seed_axis(config.seed_axis) == "vmap"
+    return SEED_AXIS_NAME if vmapped else None
+
+
 def over_seeds(function: Callable, seed_axis: str) -> Callable:
     """Maps a function of one seed's arguments over a leading axis S of all of them."""
     if seed_axis == "vmap":
@@ -63,6 +69,7 @@ class Plan:
       state_shape: shapes of the states [S, ...].
       metric_names: of an update, in the order of the columns of a chunk's table.
       seed_axis: "map" or "vmap".
+      of_seeds, of_all: where arrays [S, ...] lie, and what all devices have.
     """
 
     def __init__(self, experiment: Experiment, config: RunConfig):
@@ -85,7 +92,6 @@ class Plan:
             """A method of the experiment, mapped over seeds, which share the data."""
             return over_seeds(getattr(experiment.with_data(data), method), axis)
 
-        one = jax.eval_shape(experiment.init, jax.random.key(0))
         self.state_shape = jax.eval_shape(of(self.data, "init"), keys)
         # Under vmap the update may use collectives over seeds, so it is traced there.
         self.metric_names = sorted(
@@ -125,7 +131,7 @@ class Plan:
                 measured(name), states, keys, out=self.of_all
             )
         self.trace_s = time.perf_counter() - begin
-        self.estimate = self._estimated(one, mesh)
+        self.estimate = self._estimated(mesh)
 
     def _trace(
         self,
@@ -148,9 +154,12 @@ class Plan:
         )
         return program.trace(self.data, *args)
 
-    def _estimated(self, one: PyTree, mesh: Any) -> memory.Estimate:
+    def _estimated(self, mesh: Any) -> memory.Estimate:
         needs = [memory.working_bytes(traced.jaxpr) for traced in self.traced.values()]
         here = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+        one = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.state_shape
+        )
         per_step = {}
         if (kept := self.experiment.kept_steps(one)) is not None:
             per_step = memory.per_step(*kept)
@@ -165,19 +174,11 @@ class Plan:
 
 
 class Program:
-    """The compiled parts of one experiment. Built once: nothing compiles in a run.
+    """The compiled parts of one experiment. Built once: nothing compiles in a run."""
 
-    Args:
-      plan: of the same experiment and settings, if it was made before.
-    """
-
-    def __init__(
-        self, experiment: Experiment, config: RunConfig, plan: Plan | None = None
-    ):
-        self.plan = plan = plan or Plan(experiment, config)
+    def __init__(self, plan: Plan):
+        self.plan = plan
         self.experiment, self.config = plan.experiment, plan.config
-        self.state_shape, self.metric_names = plan.state_shape, plan.metric_names
-        self.seed_sharding = plan.of_seeds
         begin = time.perf_counter()
 
         def compiled(name: str) -> Callable:
@@ -186,7 +187,7 @@ class Program:
             return lambda *args: program(plan.data, *args)
 
         initialise = compiled("init")
-        self.initialise = lambda: initialise(self._spread(seed_keys(config)))
+        self.initialise = lambda: initialise(self._spread(seed_keys(self.config)))
         self._chunk = compiled("chunk")
         self._evaluate, self._diagnose = compiled("evaluate"), compiled("diagnose")
         self.compile_s = plan.trace_s + time.perf_counter() - begin
@@ -212,7 +213,7 @@ class Program:
         return processes.local(gather(tree))
 
     def _spread(self, keys: jax.Array) -> jax.Array:
-        return processes.place(keys, self.seed_sharding)
+        return processes.place(keys, self.plan.of_seeds)
 
     def _keys_at(self, update: int) -> jax.Array:
         keys = [

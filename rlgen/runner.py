@@ -25,7 +25,7 @@ from rlgen.checkpoints import Checkpoints
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import EvalResult, Experiment
-from rlgen.programs import Program
+from rlgen.programs import Plan, Program
 from rlgen.store import Row, RunStore, Sink, unwritable
 
 if TYPE_CHECKING:
@@ -91,14 +91,17 @@ def catch_signals() -> Iterator[Callable[[], int | None]]:
             signal.signal(signum, handler)
 
 
-def use_compile_cache() -> None:
+def use_compile_cache(folder: str | None = None) -> None:
     """Keeps compiled programs in the user's cache folder, for sweeps and resumes.
 
     Small ones too: building an experiment compiles more than a hundred, op by op, which
     take seconds together. Set RLGEN_COMPILE_CACHE to another folder, or to "off".
+
+    Args:
+      folder: instead of all these.
     """
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rlgen" / "xla"
-    folder = os.environ.get("RLGEN_COMPILE_CACHE", str(default))
+    folder = folder or os.environ.get("RLGEN_COMPILE_CACHE", str(default))
     if folder == "off":
         return
     jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
@@ -123,7 +126,7 @@ def run(
       NonFinite: the loss or parameters became NaN; the last checkpoint is from before.
       UserError: the run directory cannot be written any more.
     """
-    program = program or Program(experiment, config)
+    program = program or Program(Plan(experiment, config))
     checkpoints = Checkpoints(store.checkpoint_dir)
     status = "failed"
     try:
@@ -193,7 +196,7 @@ class _Loop:
 
     def _begin(self) -> tuple[int, PyTree]:
         restored = self.checkpoints.restore(
-            self.program.state_shape, self.program.seed_sharding
+            self.program.plan.state_shape, self.program.plan.of_seeds
         )
         if restored is None:
             update, states = 0, self.program.initialise()
@@ -239,7 +242,7 @@ class _Loop:
 
     def _write_rows(self, first: int, n_updates: int, table: jax.Array) -> None:
         host = np.asarray(table)[:, :n_updates]  # [S, n, M]
-        names = self.program.metric_names
+        names = self.program.plan.metric_names
         finite = host[:, :, names.index("finite")]
         if not np.all(finite == 1.0):
             bad_seed, bad = (int(x) for x in np.argwhere(finite != 1.0)[0])
@@ -285,7 +288,7 @@ class _Loop:
     def _evaluate(self, states: PyTree, update: int) -> None:
         results = jax.device_get(self.program.evaluate(states, update))
         diagnostics = jax.device_get(self.program.diagnose(states, update))
-        if not results or not processes.is_writer():
+        if not results or not self.store.writes:
             return
         sets = self.program.experiment.eval_sets
         labels = {name: sets[name].labels for name in results}
@@ -320,7 +323,7 @@ class _Loop:
             return
         policies = self.program.experiment.policy_params(states)
         policies = self.program.gathered(policies)
-        if processes.is_writer():
+        if self.store.writes:
             trees.save(
                 policy_file(self.store.path, update),
                 policies,

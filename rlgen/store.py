@@ -105,9 +105,9 @@ class RunStore:
         digest = configs.config_hash(config)
         path = cls.path_of(out, name, config, run_dir)
         store = cls(path, writes)
+        if not writes:
+            return store
         try:
-            if not writes:
-                return store
             for folder in (path, store.eval_dir, store.figures_dir):
                 folder.mkdir(parents=True, exist_ok=True)
             stored = store.read_run().get("config_hash")

@@ -176,7 +176,7 @@ def planned(config: TrainConfig, store: RunStore) -> Plan:
         made = plan(axis := "map")
     if made.estimate.fits:
         return made
-    n_envs = getattr(getattr(config.algo, "ppo", None), "n_envs", 0)
+    n_envs = configs.flatten(config).get("n_envs", 0)
     fewer = memory.largest(
         lambda n: plan(axis, n_envs=n).estimate, n_envs, made.estimate
     )
@@ -189,7 +189,7 @@ def planned(config: TrainConfig, store: RunStore) -> Plan:
 def _run(config: TrainConfig, plan: Plan, store: RunStore) -> None:
     """From the last checkpoint to pictures and DONE."""
     experiment = plan.experiment
-    program = Program(experiment, config.run, plan)
+    program = Program(plan)
     outputs: list[Sink] = []
     if store.writes:
         save_levels(experiment, store)

@@ -62,7 +62,7 @@ def refusals() -> list[str]:
         configure(n_envs=8, devices=9),
     ):
         try:
-            programs.Program(config.build(), config.run)
+            programs.Program(programs.Plan(config.build(), config.run))
         except UserError as error:
             said.append(str(error))
     return said

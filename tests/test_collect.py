@@ -184,7 +184,7 @@ def program():
             lambda group, name: PushConfig if name == "push" else load(group, name),
         )
         config = training.make_config("agent", "push", settings=TINY)
-    return config, programs.Program(config.build(), config.run)
+    return config, programs.Program(programs.Plan(config.build(), config.run))
 
 
 def train(program, out):

@@ -37,13 +37,21 @@ ABOVE_ENVIRONMENTS = (
     "rlgen.algos",
     "rlgen.evaluation",
     "rlgen.runner",
+    "rlgen.programs",
+    "rlgen.checkpoints",
     "rlgen.networks",
 )
 FORBIDDEN = {
     "envs": (*ABOVE_ENVIRONMENTS, "rlgen.interop"),
     "interop": ABOVE_ENVIRONMENTS,
     "algos": ENVIRONMENTS,
-    "evaluation": ("rlgen.algos", "rlgen.runner", *ENVIRONMENTS),
+    "evaluation": (
+        "rlgen.algos",
+        "rlgen.runner",
+        "rlgen.programs",
+        "rlgen.checkpoints",
+        *ENVIRONMENTS,
+    ),
     "core": ("rlgen.algos", "rlgen.evaluation", *ENVIRONMENTS),
 }
 

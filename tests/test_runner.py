@@ -168,7 +168,7 @@ def test_a_killed_process_goes_on_to_the_same_bits(tmp_path, signum):
 def compiled():
     """Settings of PLR with two seeds, and their programs."""
     config = tiny("plr", n_updates=7, eval_every=3, seeds=2)
-    return config, programs.Program(config.build(), config.run)
+    return config, programs.Program(programs.Plan(config.build(), config.run))
 
 
 def operations(jaxpr):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from rlgen import registry, runner, training
-from rlgen.bench.measure import Case, Result, peak_memory_mib
+from rlgen.algos.offline.assembly import OfflineAlgorithm
+from rlgen.algos.offline.variants import OnlineAlgorithm
+from rlgen.bench.measure import Case, Result, peak_memory_mib, rated
 from rlgen.programs import Plan, Program
 
 #: Without levels to evaluate on more than these, which are drawn before anything
@@ -35,11 +37,7 @@ def preset(name: str, repeats: int) -> Result:
         first = _compile_s(config)
         jax.clear_caches()
         second = _compile_s(config)
-    return {
-        "seconds": first,
-        "items": 1,
-        "unit": "programs",
-        "per_s": 1 / first,
+    return rated({"seconds": first}, 1, "programs") | {
         "compile_s": first,
         "cached_s": second,
         "peak_memory_mib": peak_memory_mib(),
@@ -47,33 +45,29 @@ def preset(name: str, repeats: int) -> Result:
 
 
 def _compile_s(config: training.TrainConfig) -> float:
-    experiment = config.build()
-    return Program(experiment, config.run, Plan(experiment, config.run)).compile_s
+    return Program(Plan(config.build(), config.run)).compile_s
 
 
 @contextlib.contextmanager
 def _own_cache() -> Iterator[None]:
     """An empty compile cache, which is removed; the one of before comes back."""
-    name = "RLGEN_COMPILE_CACHE"
-    before = os.environ.get(name)
     old = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     with tempfile.TemporaryDirectory() as folder:
-        os.environ[name] = folder
+        # What jax has opened is not let go of by naming another.
+        compilation_cache.reset_cache()
+        runner.use_compile_cache(folder)
         try:
-            runner.use_compile_cache()
             yield
         finally:
+            compilation_cache.reset_cache()
             jax.config.update("jax_compilation_cache_dir", old)
-            del os.environ[name]
-            if before is not None:
-                os.environ[name] = before
 
 
 @contextlib.contextmanager
 def _dataset(name: str) -> Iterator[dict[str, Any]]:
     """The setting that names a small dataset, for algorithms that need one."""
     entry = registry.load(registry.ALGORITHMS, name)
-    if not hasattr(entry.config, "data") or name == "sac":
+    if not isinstance(entry, OfflineAlgorithm) or isinstance(entry, OnlineAlgorithm):
         yield {}
         return
     from rlgen import collect

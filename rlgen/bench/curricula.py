@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlgen import memory, training
+from rlgen import training
 from rlgen.algos.ued import buffer as level_buffer
 from rlgen.algos.ued import replay_distribution
 from rlgen.algos.ued.curriculum import EDITED_LEVELS, NEW_LEVELS, REPLAYED
@@ -18,10 +18,12 @@ from rlgen.algos.ued.level_replay import LevelReplay
 from rlgen.bench.measure import (
     Case,
     Result,
-    check_memory,
+    check,
+    compile_timed,
     peak_memory_mib,
     products_gflop,
     program,
+    rated,
     timed,
 )
 from rlgen.programs import Plan, Program
@@ -134,11 +136,7 @@ def update(algorithm: str, settings: dict[str, Any], repeats: int) -> Result:
     config = training.make_config(algorithm, "maze", "paper", fixed)
     experiment = config.build()
     state = jax.jit(experiment.init)(jax.random.key(0))
-    begin = time.perf_counter()
-    traced = jax.jit(experiment.update, donate_argnums=0).trace(state)
-    check_memory(traced.jaxpr, state)
-    step = traced.lower().compile()
-    compile_s = time.perf_counter() - begin
+    traced, step, compile_s = compile_timed(experiment.update, state, donates=True)
     times: dict[int, list[float]] = {}
     for i in range(40 * repeats):
         begin = time.perf_counter()
@@ -159,12 +157,8 @@ def update(algorithm: str, settings: dict[str, Any], repeats: int) -> Result:
             share[EDITED_LEVELS] = replay.replay_prob * replay.edit_prob
     seconds = sum(share[role] * median[role] for role in roles)
     steps = sum(share.values()) * experiment.env_steps_per_update
-    return {
-        "seconds": seconds,
+    return rated({"seconds": seconds}, steps, "environment steps") | {
         "seconds_by_role": {_ROLE_NAMES[role]: median[role] for role in roles},
-        "items": steps,
-        "unit": "environment steps",
-        "per_s": steps / seconds,
         "compile_s": compile_s,
         # Of a batch that trains, which every update of DR is.
         "gflop": products_gflop(traced.jaxpr.jaxpr) if algorithm == "dr" else 0.0,
@@ -186,9 +180,8 @@ def seeds(
     )
     experiment = config.build()
     plan = Plan(experiment, config.run)
-    if not plan.estimate.fits:
-        raise memory.refuse(plan.estimate, "this size is left out.")
-    made = Program(experiment, config.run, plan)
+    check(plan.estimate)
+    made = Program(plan)
     carry = [made.initialise()]
     carry[0], _ = made.chunk(carry[0], n_updates)
 
@@ -198,10 +191,7 @@ def seeds(
 
     timing = timed(call, repeats)
     steps = n_seeds * n_updates * experiment.env_steps_per_update
-    return timing | {
-        "items": steps,
-        "unit": "environment steps",
-        "per_s": steps / timing["seconds"],
+    return rated(timing, steps, "environment steps") | {
         "compile_s": made.compile_s,
         "seed_axis": plan.seed_axis,
         "peak_memory_mib": peak_memory_mib(),

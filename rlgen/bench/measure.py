@@ -112,11 +112,7 @@ def program(
     Raises:
       TooLarge: it would need more memory than there is.
     """
-    begin = time.perf_counter()
-    traced = jax.jit(function, donate_argnums=(0,) if carries else ()).trace(*args)
-    check_memory(traced.jaxpr, args)
-    compiled = traced.lower().compile()
-    compile_s = time.perf_counter() - begin
+    traced, compiled, compile_s = compile_timed(function, *args, donates=carries)
     if carries:
         carry = [jax.tree.map(lambda x: x.copy(), args[0])]
 
@@ -130,25 +126,47 @@ def program(
 
     timing = timed(call, repeats)
     moved = memory.tree_bytes(args) + memory.tree_bytes(traced.out_info)
-    return timing | {
-        "items": items,
-        "unit": unit,
-        "per_s": items / timing["seconds"],
+    return rated(timing, items, unit) | {
         "compile_s": compile_s,
         "gflop": products_gflop(traced.jaxpr.jaxpr),
         "moved_bytes": moved,
     }
 
 
-def check_memory(program: Any, args: PyTree) -> None:
-    """Raises `TooLarge` if a traced program and its arguments do not fit here."""
-    estimate = memory.Estimate(
-        states=memory.tree_bytes(args),
-        data=0,
-        working=memory.working_bytes(program),
-        limit=memory.limit_of(jax.local_devices()[0]),
-        per_step={},
+def rated(timing: Result, items: float, unit: str) -> Result:
+    """Seconds of a call with what it makes, and how much of that a second."""
+    per_s = items / timing["seconds"]
+    return timing | {"items": items, "unit": unit, "per_s": per_s}
+
+
+def compile_timed(
+    function: Callable, *args: PyTree, donates: bool = False
+) -> tuple[Any, Callable, float]:
+    """The traced program, the compiled one, and the seconds that both took.
+
+    Args:
+      donates: its first argument.
+
+    Raises:
+      TooLarge: it would need more memory than there is.
+    """
+    begin = time.perf_counter()
+    traced = jax.jit(function, donate_argnums=(0,) if donates else ()).trace(*args)
+    check(
+        memory.Estimate(
+            states=memory.tree_bytes(args),
+            data=0,
+            working=memory.working_bytes(traced.jaxpr),
+            limit=memory.limit_of(jax.local_devices()[0]),
+            per_step={},
+        )
     )
+    compiled = traced.lower().compile()
+    return traced, compiled, time.perf_counter() - begin
+
+
+def check(estimate: memory.Estimate) -> None:
+    """Raises `TooLarge` if there is less memory here."""
     if not estimate.fits:
         raise memory.refuse(estimate, "this size is left out.")
 

@@ -10,7 +10,7 @@ import jax
 
 from rlgen import training
 from rlgen.algos.meta.algorithms import SMALL_GRIDS
-from rlgen.bench.measure import Case, Result, check_memory, peak_memory_mib
+from rlgen.bench.measure import Case, Result, compile_timed, peak_memory_mib, rated
 from rlgen.programs import return_freed_memory
 
 #: Meta-gradients of LPG: the published small setting, and one of small grids.
@@ -28,11 +28,7 @@ def meta_gradient(name: str, n_agents: int, repeats: int) -> Result:
     return_freed_memory()
     state = jax.jit(experiment.init)(jax.random.key(0))
     return_freed_memory()
-    begin = time.perf_counter()
-    traced = jax.jit(experiment.update, donate_argnums=0).trace(state)
-    check_memory(traced.jaxpr, state)
-    update = traced.lower().compile()
-    compile_s = time.perf_counter() - begin
+    _, update, compile_s = compile_timed(experiment.update, state, donates=True)
     return_freed_memory()
     times = []
     for i in range(2 * repeats + 1):
@@ -49,13 +45,12 @@ def meta_gradient(name: str, n_agents: int, repeats: int) -> Result:
     parts = [shape[name] for name in ("core", "policy", "prediction")]
     weights = sum(leaf.size for leaf in jax.tree.leaves(parts))
     steps = algo.ppo.n_envs * algo.ppo.n_steps
-    return {
+    timing = {
         "seconds": seconds,
         "seconds_min": min(times),
         "seconds_max": max(times),
-        "items": n_agent_updates,
-        "unit": "agent updates",
-        "per_s": n_agent_updates / seconds,
+    }
+    return rated(timing, n_agent_updates, "agent updates") | {
         "env_steps_per_s": experiment.env_steps_per_update / seconds,
         "compile_s": compile_s,
         "gflop": 6e-9 * weights * steps * n_agent_updates,

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlgen.bench.environments import steps as our_steps
+from rlgen.bench.environments import steps
 from rlgen.bench.measure import Case, Result, program
 
 PyTree = Any
@@ -116,11 +116,7 @@ def brax(n_envs: int, repeats: int) -> Result:
         return state, (state.obs, state.reward, state.done)
 
     # An action of three values, for the sake of one rollout for all.
-    return _rollout(lambda key: _raw(env, key), step, 3, n_envs, repeats)
-
-
-def _raw(env: Any, key: jax.Array) -> PyTree:
-    return env.reset(key)
+    return _rollout(env.reset, step, 3, n_envs, repeats)
 
 
 def rejax(n_envs: int, repeats: int) -> Result:
@@ -168,11 +164,6 @@ def measured(name: str, n_envs: int, repeats: int) -> Result:
         return {"left_out": f"{type(error).__name__}: {reason}"}
 
 
-def ours(name: str, n_envs: int, repeats: int) -> Result:
-    """What stands beside the peers."""
-    return our_steps(name, {}, n_envs, repeats)
-
-
 def cases(full: bool) -> list[Case]:
     """Ours and theirs, by turns."""
     sizes = (32, 256, 2_048) if full else (256,)
@@ -180,7 +171,7 @@ def cases(full: bool) -> list[Case]:
     for n in sizes:
         for name in ("maze", "inverted_pendulum"):
             found.append(
-                Case("peers", f"rlgen {name}", "environments", n, ours, (name, n))
+                Case("peers", f"rlgen {name}", "environments", n, steps, (name, {}, n))
             )
         for name in PEERS:
             found.append(Case("peers", name, "environments", n, measured, (name, n)))

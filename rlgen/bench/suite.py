@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,42 +29,35 @@ from rlgen.errors import UserError
 from rlgen.files import write_atomically
 from rlgen.store import git_commit
 
-#: Parts in the order in which they are measured; the machine's rates come first.
-PARTS = (
-    "machine",
-    "targets",
-    "env",
-    "levels",
-    "buffer",
-    "ppo",
-    "train",
-    "seeds",
-    "meta",
-    "offline",
-    "compile",
-    "peers",
-)
+
+def _targets(full: bool) -> list[Case]:
+    del full  # they are what they are
+    return curricula.target_cases() + meta.target_cases()
+
+
+#: Cases by part, in the order in which they are measured: the machine's rates first.
+_CASES: dict[str, Callable[[bool], list[Case]]] = {
+    "machine": machine.cases,
+    "targets": _targets,
+    "env": environments.cases,
+    "levels": environments.level_cases,
+    "buffer": curricula.buffer_cases,
+    "ppo": curricula.ppo_cases,
+    "train": curricula.curriculum_cases,
+    "seeds": curricula.seed_cases,
+    "meta": meta.cases,
+    "offline": offline.cases,
+    "compile": compilation.cases,
+    "peers": peers.cases,
+}
+PARTS = tuple(_CASES)
 #: Asked for by name only: an accelerator's, and what the extra `peers` installs.
 _ON_REQUEST = ("targets", "peers")
 
 
-def cases(parts: Sequence[str], full: bool) -> list[Case]:
+def cases(parts: Collection[str], full: bool) -> list[Case]:
     """All cases of some parts, small sizes before large ones."""
-    makers = {
-        "machine": lambda: machine.cases(full),
-        "targets": lambda: curricula.target_cases() + meta.target_cases(),
-        "env": lambda: environments.cases(full),
-        "levels": lambda: environments.level_cases(full),
-        "buffer": lambda: curricula.buffer_cases(full),
-        "ppo": lambda: curricula.ppo_cases(full),
-        "train": lambda: curricula.curriculum_cases(full),
-        "seeds": lambda: curricula.seed_cases(full),
-        "meta": lambda: meta.cases(full),
-        "offline": lambda: offline.cases(full),
-        "compile": lambda: compilation.cases(full),
-        "peers": lambda: peers.cases(full),
-    }
-    return [case for part in PARTS if part in parts for case in makers[part]()]
+    return [case for part in PARTS if part in parts for case in _CASES[part](full)]
 
 
 class Suite:
@@ -214,7 +207,7 @@ def main(args: Sequence[str]) -> int:
     parts = {"machine", *parts}  # a rate means little without the limit above it
     result = about_machine() | {"repeats": options.repeats, "records": []}
     suite, limits = Suite(options.repeats, options.limit_s, options.call_s), Limits()
-    for record in suite.run(cases(sorted(parts), options.full)):
+    for record in suite.run(cases(parts, options.full)):
         limits.add(record)
         result["records"].append(record)
         print(describe(record), flush=True)

@@ -27,7 +27,7 @@ from rlgen.env import take
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm
 from rlgen.networks import NetworkConfig, make_network
-from rlgen.programs import SEED_AXIS_NAME, resolve_seed_axis
+from rlgen.programs import seed_axis_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,13 +120,12 @@ def _common(
         config.max_lifetime,
         env_config.training_set(),
     )
-    vmapped = resolve_seed_axis(run.seed_axis) == "vmap"
     curriculum = LevelReplay(
         space=tasks,
         config=config.replay,
         n_levels=n_tasks,
         total_updates=run.n_updates,
-        seed_axis=SEED_AXIS_NAME if vmapped else None,
+        seed_axis=seed_axis_name(run),
     )
     return {
         "env": student.env,

@@ -43,7 +43,7 @@ from rlgen.env import Env, take
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm
 from rlgen.levels import LevelSet, assert_disjoint, sample_split
-from rlgen.programs import SEED_AXIS_NAME, resolve_seed_axis
+from rlgen.programs import seed_axis_name
 from rlgen.transitions import OfflineData
 
 # Settings of an environment that say how one evaluates, not where data is from.
@@ -237,7 +237,6 @@ class OfflineAlgorithm(Algorithm):
         data: OfflineData | None,
     ) -> Staged:
         """All of it together."""
-        vmapped = resolve_seed_axis(run.seed_axis) == "vmap"
         return Staged(
             env=env,
             network=OfflinePolicy(
@@ -248,7 +247,7 @@ class OfflineAlgorithm(Algorithm):
             eval_sets=eval_sets,
             eval_episodes=config.eval_episodes,
             min_eval_episodes=config.min_eval_episodes,
-            seed_axis=SEED_AXIS_NAME if vmapped else None,
+            seed_axis=seed_axis_name(run),
             data=jax.tree.map(jnp.asarray, data),
         )
 

@@ -49,7 +49,7 @@ from rlgen.env import take
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm
 from rlgen.levels import LevelSet, assert_disjoint
-from rlgen.programs import SEED_AXIS_NAME, resolve_seed_axis
+from rlgen.programs import seed_axis_name
 
 # Settings of an environment that say how one evaluates, not where data is from.
 _OF_EVALUATION = ("n_heldout", "eval_split", "dataset", "reference")
@@ -159,7 +159,6 @@ class ResetFree(Algorithm):
         agent = Practising(Factory(config.nets, *sizes), config.agent)
         encoder = Scaler(config.normalize_obs)
         levels = jax.tree.map(jnp.asarray, take(level_set.levels, np.array(target)))
-        vmapped = resolve_seed_axis(run.seed_axis) == "vmap"
         return Staged(
             env=env,
             network=OfflinePolicy(*spaces, agent, encoder),
@@ -167,7 +166,7 @@ class ResetFree(Algorithm):
             encoder=encoder,
             eval_sets=_evaluation_sets(env_config, dataset, level_set),
             eval_episodes=config.eval_episodes,
-            seed_axis=SEED_AXIS_NAME if vmapped else None,
+            seed_axis=seed_axis_name(run),
             data=jax.tree.map(jnp.asarray, data),
             greedy=config.greedy,
         )

@@ -26,7 +26,7 @@ from rlgen.errors import UserError
 from rlgen.experiment import Algorithm
 from rlgen.levels import LevelSet
 from rlgen.networks import NetworkConfig, make_network
-from rlgen.programs import SEED_AXIS_NAME, resolve_seed_axis
+from rlgen.programs import seed_axis_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,16 +97,11 @@ class UEDAlgorithm(Algorithm):
             total_updates=run.n_updates,
             dataset=dataset,
             generator=self.generator(space, dataset, config),
-            seed_axis=_seed_axis(run),
+            seed_axis=seed_axis_name(run),
         )
         return student_on(
             curriculum, run, env_config, config, config.replay.needs_oracle
         )
-
-
-def _seed_axis(run: RunConfig) -> str | None:
-    vmapped = resolve_seed_axis(run.seed_axis) == "vmap"
-    return SEED_AXIS_NAME if vmapped else None
 
 
 def student_on(
@@ -175,7 +170,7 @@ class CurriculumAlgorithm(Algorithm):
             n_levels=config.ppo.n_envs,
             n_steps=config.ppo.n_steps,
             total_updates=run.n_updates,
-            seed_axis=_seed_axis(run),
+            seed_axis=seed_axis_name(run),
         )
         curriculum = self.make(setting, config.curriculum)
         return student_on(curriculum, run, env_config, config)
@@ -252,7 +247,7 @@ class PairedAlgorithm(Algorithm):
                 config=config.replay,
                 n_levels=config.ppo.n_envs,
                 total_updates=run.n_updates,
-                seed_axis=_seed_axis(run),
+                seed_axis=seed_axis_name(run),
             )
         curriculum = Paired(
             space=space,

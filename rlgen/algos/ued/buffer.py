@@ -181,7 +181,6 @@ def record(
       the buffer, and which of the L levels were inserted. bool[L].
     """
     capacity = buffer.capacity
-    n_levels = len(batch.hash)
     feedback, is_first = merge_duplicates(batch.hash, feedback)
     known_slot = find(buffer, batch.hash)
     is_known = known_slot >= 0
@@ -194,28 +193,16 @@ def record(
     is_candidate = is_first & ~is_known & is_scored
     if insert_positive:
         is_candidate &= score > 0
-    place = jnp.argsort(
-        jnp.argsort(jnp.where(is_candidate, -score, jnp.inf), stable=True)
-    )
-    n_evictable = min(n_levels, capacity)
     # A slot that was updated and replaced at once would mix two levels.
     played = jnp.zeros(capacity, bool)
     played = played.at[jnp.where(is_known, known_slot, capacity)].set(True, mode="drop")
     weight = jnp.where(buffer.filled & ~played, eviction_weight, jnp.inf)
-    negative, evictable = jax.lax.top_k(-weight, n_evictable)
-    n_free = capacity - buffer.size
-    turn = jnp.clip(place - n_free, 0, n_evictable - 1)
-    victim = evictable[turn]
-    wins = (
-        (place - n_free < n_evictable)
-        & (negative[turn] > -jnp.inf)
-        & (score > slot_score[victim])
+    new_slot, inserted = _new_slots(
+        jnp.where(is_candidate, score, -jnp.inf), slot_score, weight, buffer.size
     )
-    takes_free = place < n_free
-    inserted = is_candidate & (takes_free | wins)
+    inserted &= is_candidate
 
     # Rows that write nothing aim past the end, where scatters drop them.
-    new_slot = jnp.where(takes_free, buffer.size + place, victim)
     slot = jnp.where(is_known, known_slot, jnp.where(inserted, new_slot, capacity))
     insert_slot = jnp.where(inserted, new_slot, capacity)
     score_slot = jnp.where(is_scored, slot, capacity)
@@ -240,7 +227,38 @@ def record(
             ),
             n_episodes=write(buffer.n_episodes, slot, old_count + feedback.n_episodes),
             last_seen=write(buffer.last_seen, slot, clock),
-            size=buffer.size + jnp.sum(inserted & takes_free, dtype=jnp.int32),
+            size=buffer.size
+            + jnp.sum(inserted & (new_slot >= buffer.size), dtype=jnp.int32),
         ),
         inserted,
     )
+
+
+def _new_slots(
+    score: jax.Array, slot_score: jax.Array, weight: jax.Array, size: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Where each of L levels would go, and whether it may: int32[L] and bool[L].
+
+    From the highest score down they take the free slots, and then the k-th of the rest
+    contends for the slot with the k-th smallest weight.
+
+    Args:
+      score: float32[L]; -inf for levels that are no candidates.
+      slot_score: float32[C], of the levels that are there.
+      weight: float32[C], of their eviction; inf protects.
+      size: int32[], slots that are taken, the first ones.
+    """
+    capacity = len(weight)
+    place = jnp.argsort(jnp.argsort(-score, stable=True))
+    n_evictable = min(len(score), capacity)
+    negative, evictable = jax.lax.top_k(-weight, n_evictable)
+    n_free = capacity - size
+    turn = jnp.clip(place - n_free, 0, n_evictable - 1)
+    victim = evictable[turn]
+    wins = (
+        (place - n_free < n_evictable)
+        & (negative[turn] > -jnp.inf)
+        & (score > slot_score[victim])
+    )
+    takes_free = place < n_free
+    return jnp.where(takes_free, size + place, victim), takes_free | wins

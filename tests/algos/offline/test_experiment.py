@@ -74,7 +74,7 @@ def run_of(name, folder, path, **settings):
     entry = registry.load(registry.ALGORITHMS, name)
     experiment = entry.build(config.run, config.levels_config, config.algo)
     store = RunStore.open(str(path.parent), name, config, str(path))
-    program = programs.Program(experiment, config.run)
+    program = programs.Program(programs.Plan(experiment, config.run))
     return runner.run(experiment, config.run, store, [], program), store, experiment
 
 

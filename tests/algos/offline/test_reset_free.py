@@ -123,7 +123,7 @@ def test_stages_follow_one_another(whole):
 def test_a_stopped_run_in_other_chunks_ends_with_the_same_bits(whole, tmp_path):
     (states, _), config = whole
     config = configs.override(config, {"log_every": 2}, "test")
-    program = programs.Program(config.build(), config.run)
+    program = programs.Program(programs.Plan(config.build(), config.run))
     store = RunStore.open(str(tmp_path), config.name, config)
     with preempted():  # amid practice
         runner.run(program.experiment, config.run, store, [], program)

@@ -143,7 +143,7 @@ def test_plr_trains_is_stopped_and_goes_on(tmp_path, monkeypatch):
     """The level buffer holds physics; it and the simulations come back."""
     config = training.make_config("plr", "inverted_pendulum", "quick", TINY)
     experiment = config.build()
-    program = programs.Program(experiment, config.run)
+    program = programs.Program(programs.Plan(experiment, config.run))
     chunk = programs.Program.chunk
     calls = []
 
