@@ -7,11 +7,13 @@ passed) is agreed on before anyone acts on it.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
@@ -23,6 +25,9 @@ PyTree = Any
 HEARTBEAT_TIMEOUT_S = 100
 #: How long one that ends waits for the others to end, too.
 SHUTDOWN_TIMEOUT_S = 60
+#: How long one waits for another that compiles or draws.
+MEETING_TIMEOUT_S = 3600
+_meetings = itertools.count()
 
 
 def join(config: RunConfig) -> None:
@@ -78,9 +83,16 @@ def agree(*flags: int) -> tuple[int, ...]:
     return tuple(int(x) for x in np.max(everyone.reshape(-1, len(flags)), axis=0))
 
 
-def wait_for_all() -> None:
-    """Returns once every process has called it."""
-    agree(0)
+def meet() -> None:
+    """Returns once every process has called it.
+
+    Their devices do not do for this: those of CPUs give up when the first sum over
+    them begins in one process half a minute before it does in another.
+    """
+    if count() > 1:
+        ocp.multihost.get_barrier_sync_fn()(
+            key=f"rlgen_{next(_meetings)}", timeout_ms=1000 * MEETING_TIMEOUT_S
+        )
 
 
 def place(tree: PyTree, sharding: jax.sharding.Sharding) -> PyTree:

@@ -199,6 +199,7 @@ class Program:
 
     def evaluate(self, states: PyTree, update: int) -> dict[str, EvalResult]:
         """Held-out results of all seeds [S, L, E], the same whenever it is asked."""
+        processes.meet()  # one of them writes
         return self._evaluate(states, self._keys_at(update))
 
     def diagnose(self, states: PyTree, update: int) -> dict[str, jax.Array]:
@@ -209,6 +210,7 @@ class Program:
         """All seeds' arrays [S, ...], whole in this process; all of them must call."""
         if processes.count() == 1:
             return tree
+        processes.meet()
         gather = jax.jit(lambda x: x, out_shardings=self.plan.of_all)
         return processes.local(gather(tree))
 

@@ -127,6 +127,7 @@ def run(
       UserError: the run directory cannot be written any more.
     """
     program = program or Program(Plan(experiment, config))
+    processes.meet()  # one of them may have compiled for longer
     checkpoints = Checkpoints(store.checkpoint_dir)
     status = "failed"
     try:

@@ -211,7 +211,7 @@ def _run(config: TrainConfig, plan: Plan, store: RunStore) -> None:
             for output in outputs:
                 output.complete(store)
             store.finish()
-    processes.wait_for_all()  # for the one that draws
+    processes.meet()  # for the one that draws
 
 
 def save_levels(experiment: Experiment, store: RunStore) -> None:
