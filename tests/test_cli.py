@@ -124,7 +124,7 @@ def files(tmp_path):
         ("train plr-d --env cave --n-envs 1024", "fewer than the 1024 of a batch"),
         ("train vae-dred --env cave --vae-file {files}", "is not a model of levels"),
         ("train sfl --n-steps 64", "64 steps may end none of up to 250"),
-        ("train accel-d", "There is no level file train"),
+        ("train accel-d --env maze", "There is no level file train"),
         ("levels maze --dataset all", "There is no recipe for level set all: leave"),
         ("levels cave --dataset cubes", "no recipe for level set cubes: choose all or"),
         ("train plr --score regret", "Unknown score 'regret': choose l1,"),

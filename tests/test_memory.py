@@ -168,3 +168,20 @@ def test_readable_sizes():
     assert memory.readable(0) == "0 bytes"
     assert memory.readable(1536) == "1.5 KiB"
     assert memory.readable(3 * 1024**3) == "3 GiB"
+
+
+def test_what_an_experiment_does_is_traced_once(monkeypatch):
+    made = training.make_config("plr", preset="quick", settings=TINY_MAZE)
+    experiment = made.build()
+    count = {"init": 0, "update": 0, "evaluate": 0}
+    for name in count:
+        original = getattr(type(experiment), name)
+
+        def counted(self, *args, name=name, original=original):
+            count[name] += 1
+            return original(self, *args)
+
+        monkeypatch.setattr(type(experiment), name, counted)
+    plan = programs.Plan(experiment, made.run)
+    assert count == {"init": 1, "update": 1, "evaluate": 1}
+    assert "finite" in plan.metric_names

@@ -58,18 +58,22 @@ class Case:
         Raises:
           TooLarge: it would need more memory than there is.
         """
-        alone = self.alone and jax.default_backend() == "cpu"
-        call = in_fresh_process if alone else _here
+        call = in_fresh_process if self.alone else _here
         return call(self.measure, *self.args, repeats)
 
 
-def _here(function: Callable[..., Result], *args: Any) -> Result:
+def _here(function: Callable[..., Any], *args: Any) -> Any:
     return_freed_memory()
     return function(*args)
 
 
-def in_fresh_process(function: Callable[..., Result], *args: Any) -> Result:
-    """Runs a measurement alone in a new process, so that peak memory is its own."""
+def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
+    """Calls a function in a new process, so that peak memory is its own.
+
+    Here if there is an accelerator: its memory belongs to this process already.
+    """
+    if jax.default_backend() != "cpu":
+        return _here(function, *args)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(function, *args).result()

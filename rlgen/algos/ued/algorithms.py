@@ -210,6 +210,7 @@ UNIFORM = UEDAlgorithm(
     source="Garcin et al. 2024",
     settings=_ON_DATASET | {"prioritization": "uniform", "staleness": 0.0},
     presets=_presets(1, 0),
+    env="cave",
 )
 
 PLR_D = UEDAlgorithm(
@@ -217,6 +218,7 @@ PLR_D = UEDAlgorithm(
     source="Jiang et al. 2021, as run by Garcin et al. 2024",
     settings=_ON_DATASET,
     presets=_presets(1, 8),
+    env="cave",
 )
 
 ACCEL_D = UEDAlgorithm(
@@ -231,6 +233,7 @@ ACCEL_D = UEDAlgorithm(
         "edit_prob": 1.0,
     },
     presets=_presets(2, 8),
+    env="cave",
 )
 
 EL_DRED = UEDAlgorithm(
@@ -238,6 +241,7 @@ EL_DRED = UEDAlgorithm(
     source="Garcin et al. 2024",
     settings=_DRED | {"edit_prob": 1.0},
     presets=_presets(2, 8),
+    env="cave",
 )
 
 VAE_DRED = GenerativeAlgorithm(
@@ -245,6 +249,7 @@ VAE_DRED = GenerativeAlgorithm(
     source="Garcin et al. 2024",
     settings=_DRED | {"generate_prob": 1.0},
     presets=_presets(2, 8),
+    env="cave",
 )
 
 # Rutherford et al. 2024, minigrid: 256 x 256 steps, Adam 2.5e-4 annealed, gamma 0.99,

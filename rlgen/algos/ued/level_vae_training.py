@@ -183,4 +183,5 @@ LEVEL_VAE = LevelVAEAlgorithm(
     source="Garcin et al. 2024",
     settings={"dataset": "train", "n_updates": 200, "log_every": 10, "eval_every": 0},
     presets={"quick": {"n_updates": 50}, "paper": {}},
+    env="cave",
 )
