@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rlgen.bench import environments, measure, peers, plots, suite
+from rlgen import training
+from rlgen.bench import curricula, environments, measure, peers, plots, suite
 from rlgen.bench.measure import Case
 from rlgen.errors import UserError
 
@@ -165,3 +166,29 @@ def test_peers_that_are_missing_or_broken_are_named(monkeypatch):
 def test_peers_that_are_here_are_stepped(name):
     made = peers.measured(name, 2, 1)
     assert made["per_s"] > 0 and made["version"]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "share"),
+    [
+        ("dr", {}, {"new": 1.0}),
+        ("robust-plr", {"replay_prob": 0.75}, {"new": 0.25, "replay": 0.75}),
+        # What is edited was replayed before.
+        (
+            "accel",
+            {"replay_prob": 0.75},
+            {"new": 0.25, "replay": 0.75, "edited": 0.75},
+        ),
+        (
+            "sfl",
+            {"scoring_batches": 1, "training_batches": 3},
+            {"new": 0.25, "replay": 0.75},
+        ),
+        ("repaired", {"replay_prob": 0.75}, {"generated": 0.25, "replay": 0.75}),
+        ("vae-dred", {}, {"replay": 1.0, "generated": 1.0}),
+    ],
+)
+def test_batches_count_as_often_as_they_occur(algorithm, settings, share):
+    config = training.make_config(algorithm, preset="paper", settings=settings)
+    found = curricula.share_of_roles(config.algo)
+    assert {curricula.ROLE_NAMES[role]: part for role, part in found.items()} == share

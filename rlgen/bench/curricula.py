@@ -12,9 +12,16 @@ import jax.numpy as jnp
 from rlgen import training
 from rlgen.algos.ued import buffer as level_buffer
 from rlgen.algos.ued import replay_distribution
-from rlgen.algos.ued.curriculum import EDITED_LEVELS, NEW_LEVELS, REPLAYED
+from rlgen.algos.ued.assembly import PairedConfig
+from rlgen.algos.ued.curriculum import (
+    EDITED_LEVELS,
+    GENERATED_LEVELS,
+    NEW_LEVELS,
+    REPLAYED,
+)
 from rlgen.algos.ued.experiment import UED
-from rlgen.algos.ued.level_replay import LevelReplay
+from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig
+from rlgen.algos.ued.sfl import SFLConfig
 from rlgen.bench.measure import (
     Case,
     Result,
@@ -29,13 +36,19 @@ from rlgen.bench.measure import (
 from rlgen.programs import Plan, Program
 
 PyTree = Any
-_ROLE_NAMES = {NEW_LEVELS: "new", REPLAYED: "replay", EDITED_LEVELS: "edited"}
-#: Roles of the batches of each curriculum, beside new levels.
-_REPLAYS = {
-    "dr": (),
-    "plr": (REPLAYED,),
-    "robust-plr": (REPLAYED,),
-    "accel": (REPLAYED, EDITED_LEVELS),
+ROLE_NAMES = {
+    NEW_LEVELS: "new",
+    REPLAYED: "replay",
+    EDITED_LEVELS: "edited",
+    GENERATED_LEVELS: "generated",
+}
+#: Settings by which each role comes soon, whatever its share is.
+_SOON: dict[str, dict[str, Any]] = {
+    "plr": {"min_fill": 0.002},
+    "robust-plr": {"min_fill": 0.002},
+    "accel": {"min_fill": 0.002},
+    "repaired": {"min_fill": 0.002, "replay_prob": 0.5},
+    "sfl": {"scoring_batches": 2, "training_batches": 2},
 }
 
 
@@ -124,16 +137,14 @@ def sample(capacity: int, batch: int, repeats: int) -> Result:
 def update(algorithm: str, settings: dict[str, Any], repeats: int) -> Result:
     """One update at the published configuration, for each role of its batch.
 
-    The buffer is filled first. Rates follow from the roles' times and how often each
-    occurs, so they do not depend on the luck of a short run. A teacher's curriculum
-    has batches of one role, and so has SFL, whose scoring counts in full here: it comes
-    before every update.
+    Rates follow from the roles' times and how often each occurs, so they do not depend
+    on the luck of a short run.
     """
-    roles = (NEW_LEVELS, *_REPLAYS.get(algorithm, ()))
     fixed = {"n_heldout": 1} | settings
-    if len(roles) > 1:
-        fixed = {"min_fill": 0.002, "replay_prob": 0.8} | fixed
-    config = training.make_config(algorithm, "maze", "paper", fixed)
+    published = training.make_config(algorithm, "", "paper", fixed)
+    share = share_of_roles(published.algo)
+    fixed |= _SOON.get(algorithm, {})
+    config = training.make_config(algorithm, "", "paper", fixed)
     experiment = config.build()
     state = jax.jit(experiment.init)(jax.random.key(0))
     traced, step, compile_s = compile_timed(experiment.update, state, donates=True)
@@ -143,27 +154,39 @@ def update(algorithm: str, settings: dict[str, Any], repeats: int) -> Result:
         state, metrics = step(state)
         jax.block_until_ready(state)
         seconds = time.perf_counter() - begin
-        role = int(metrics["role"]) if len(roles) > 1 else NEW_LEVELS
+        role = int(metrics["role"])
         if i > 0:
             times.setdefault(role, []).append(seconds)
-        if all(len(times.get(role, [])) >= repeats for role in roles):
+        if all(len(times.get(role, [])) >= repeats for role in share):
             break
-    median = {role: statistics.median(times[role]) for role in roles}
-    share = {NEW_LEVELS: 1.0}
-    if len(roles) > 1:
-        replay = config.algo.replay
-        share = {NEW_LEVELS: 1 - replay.replay_prob, REPLAYED: replay.replay_prob}
-        if EDITED_LEVELS in roles:
-            share[EDITED_LEVELS] = replay.replay_prob * replay.edit_prob
-    seconds = sum(share[role] * median[role] for role in roles)
+    median = {role: statistics.median(times[role]) for role in share}
+    seconds = sum(share[role] * median[role] for role in share)
     steps = sum(share.values()) * experiment.env_steps_per_update
     return rated({"seconds": seconds}, steps, "environment steps") | {
-        "seconds_by_role": {_ROLE_NAMES[role]: median[role] for role in roles},
+        "seconds_by_role": {ROLE_NAMES[role]: median[role] for role in share},
         "compile_s": compile_s,
         # Of a batch that trains, which every update of DR is.
         "gflop": products_gflop(traced.jaxpr.jaxpr) if algorithm == "dr" else 0.0,
         "peak_memory_mib": peak_memory_mib(),
     }
+
+
+def share_of_roles(config: Any) -> dict[int, float]:
+    """How many batches of each role go with one that is new or replayed."""
+    if isinstance(curriculum := getattr(config, "curriculum", None), SFLConfig):
+        scoring, training = curriculum.scoring_batches, curriculum.training_batches
+        share = scoring / (scoring + training)
+        return {NEW_LEVELS: share, REPLAYED: 1 - share}
+    replay = getattr(config, "replay", ReplayConfig(replay_prob=0.0))
+    new = GENERATED_LEVELS if isinstance(config, PairedConfig) else NEW_LEVELS
+    share = {
+        new: 1 - replay.replay_prob,
+        REPLAYED: replay.replay_prob,
+        EDITED_LEVELS: replay.replay_prob * replay.edit_prob,
+    }
+    if replay.generate_prob:
+        share[GENERATED_LEVELS] = replay.replay_prob * replay.generate_prob
+    return {role: part for role, part in share.items() if part > 0}
 
 
 def seeds(
@@ -235,7 +258,8 @@ def curriculum_cases(full: bool) -> list[Case]:
     """Every curriculum at its published configuration."""
     names = ("robust-plr", "accel")
     if full:
-        names = ("plr", *names, "sfl", "paired", "repaired")
+        on_sets = ("uniform", "plr-d", "accel-d", "el-dred", "vae-dred")
+        names = ("plr", *names, "sfl", "paired", "repaired", *on_sets)
     return [
         Case("train", name, "", 0, update, (name, {}), alone=True) for name in names
     ]
