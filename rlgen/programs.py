@@ -69,7 +69,6 @@ def few_objects_to_search() -> Iterator[None]:
     Traced programs are many objects that stay. Python would look through all of them
     again and again: a quarter of the time of tracing and lowering.
     """
-    gc.collect()
     gc.freeze()
     try:
         yield
@@ -216,6 +215,7 @@ class Program:
             program = lowered.compile()
             return lambda *args: program(self.plan.data, *args)
 
+        return_freed_memory()  # of tracing
         # One is compiled while the next is lowered, which is Python's work.
         with few_objects_to_search(), ThreadPoolExecutor(max_workers=1) as compiler:
             compiled = {

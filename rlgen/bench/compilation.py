@@ -29,9 +29,9 @@ from rlgen.programs import Plan, Program
 _SETTINGS: dict[str, Any] = {"n_heldout": 4}
 #: One algorithm of each kind.
 _QUICK = ("robust-plr", "lpg")
-#: The environment whose steps learners from a dataset are given, and how many.
-_RECORDED, _N_TRANSITIONS = "inverted_pendulum", 2_000
-#: For those that need goals, or demonstrations: another, with a recording of its own.
+#: What learners from a dataset are given: so many uniform actions in one environment,
+#: or, if they need goals, a recording of their own environment.
+_N_TRANSITIONS, _PLAYED = 2_000, "inverted_pendulum"
 _RECORDINGS = {"pointmaze": "stitch-umaze"}
 
 
@@ -75,10 +75,9 @@ def _dataset(name: str) -> Iterator[dict[str, Any]]:
         return
     from rlgen import collect
 
-    env = entry.env if entry.env in _RECORDINGS else _RECORDED
-    flags = ["--transitions", str(_N_TRANSITIONS)]
-    if env in _RECORDINGS:
-        flags += ["--recording", _RECORDINGS[env]]
+    env, flags = _PLAYED, ["--transitions", str(_N_TRANSITIONS)]
+    if recording := _RECORDINGS.get(entry.env):
+        env, flags = entry.env, [*flags, "--recording", recording]
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.redirect_stdout(io.StringIO()):
             path = collect.run(env, [*flags, "--out", str(Path(folder) / "datasets")])
