@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -174,9 +175,10 @@ class LevelSpace(abc.ABC, Generic[LevelT]):
             return jax.tree.map(np.asarray, level)
 
 
-def split_of(level_hash: jax.Array) -> jax.Array:
+@jax.jit
+def split_of(level_hash: jax.typing.ArrayLike) -> jax.Array:
     """Index into `SPLITS` of hashes uint32[..., 2]. int32[...]."""
-    bucket = level_hash[..., 1] % _N_BUCKETS
+    bucket = jnp.asarray(level_hash)[..., 1] % _N_BUCKETS
     return jnp.where(
         bucket == _BUCKETS["validation"], 1, jnp.where(bucket == _BUCKETS["test"], 2, 0)
     ).astype(jnp.int32)
@@ -187,22 +189,34 @@ def resample_until(
     accept: Callable[[LevelT], jax.Array],
     key: jax.Array,
     max_tries: int = _MAX_TRIES,
-) -> LevelT:
+) -> tuple[LevelT, jax.Array]:
     """Rejection sampling under jit: the first draw that `accept` takes.
 
-    After `max_tries` the last draw is returned as it is.
+    Returns:
+      the draw and whether it was accepted, () bool; after `max_tries` the last draw is
+      returned as it is.
     """
+    # Traced once, for its shapes and for the loop. The first draw is made in the loop
+    # too: a program that draws before it holds the whole generator twice, and four
+    # times where draws reject draws.
+    draw = jax.jit(draw, inline=True)
 
     def attempt(carry):
-        key, _, tries = carry
+        key, _, _, tries = carry
         key, key_draw = jax.random.split(key)
-        return key, draw(key_draw), tries + 1
+        level = draw(key_draw)
+        return key, level, accept(level), tries + 1
 
-    def rejected(carry):
-        _, level, tries = carry
-        return ~accept(level) & (tries < max_tries)
+    def goes_on(carry):
+        _, _, accepted, tries = carry
+        return ~accepted & (tries < max_tries)
 
-    return jax.lax.while_loop(rejected, attempt, attempt((key, None, jnp.int32(0))))[1]
+    nothing = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(draw, key)
+    )
+    begin = (key, nothing, jnp.bool_(False), jnp.int32(0))
+    _, level, accepted, _ = jax.lax.while_loop(goes_on, attempt, begin)
+    return level, accepted
 
 
 def sample_split(space: LevelSpace[LevelT], key: jax.Array, split: str) -> LevelT:
@@ -210,7 +224,7 @@ def sample_split(space: LevelSpace[LevelT], key: jax.Array, split: str) -> Level
     wanted = SPLITS.index(split)
     return resample_until(
         space.sample, lambda level: split_of(space.hash(level)) == wanted, key
-    )
+    )[0]
 
 
 def mutate_split(
@@ -222,7 +236,7 @@ def mutate_split(
         lambda key: space.mutate(key, level),
         lambda child: split_of(space.hash(child)) == wanted,
         key,
-    )
+    )[0]
 
 
 def stack(levels: list[LevelT]) -> LevelT:
@@ -238,6 +252,24 @@ def leaf_name(path: Any) -> str:
 def hash_text(level_hash: np.ndarray) -> str:
     """A hash uint32[2] as 16 hexadecimal digits."""
     return f"{int(level_hash[0]):08x}{int(level_hash[1]):08x}"
+
+
+def _batched(space: LevelSpace, method: str) -> Callable[[PyTree], Any]:
+    """A method of a space over a leading axis, compiled once for equal spaces."""
+    try:
+        return _batched_once(space, method)
+    except TypeError:  # a space of another project that holds arrays has no hash
+        return jax.jit(jax.vmap(getattr(space, method)))
+
+
+@functools.lru_cache(maxsize=32)
+def _batched_once(space: LevelSpace, method: str) -> Callable[[PyTree], Any]:
+    return jax.jit(jax.vmap(getattr(space, method)))
+
+
+@jax.jit
+def _batch_keys(base: jax.Array, number: jax.typing.ArrayLike) -> jax.Array:
+    return jax.random.split(jax.random.fold_in(base, number), _BATCH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,7 +311,7 @@ class LevelSet(Generic[LevelT]):
     ) -> LevelSet[LevelT]:
         """Wraps stacked levels; their hashes are computed here."""
         levels = jax.tree.map(np.asarray, levels)
-        hashes = np.asarray(jax.jit(jax.vmap(space.hash))(levels))
+        hashes = np.asarray(_batched(space, "hash")(levels))
         labels = labels or tuple(f"{name}-{i}" for i in range(len(hashes)))
         return cls(name, split, levels, hashes, labels, dict(provenance or {}))
 
@@ -309,11 +341,8 @@ class LevelSet(Generic[LevelT]):
         # Small batches: under vmap a rejection loop lasts as long as its unluckiest
         # level. Levels of other splits are dropped by their hash, before the costly
         # check of whether they can be solved.
-        draw = jax.jit(jax.vmap(space.sample))
-        hash_of, is_valid = (
-            jax.jit(jax.vmap(space.hash)),
-            jax.jit(jax.vmap(space.valid)),
-        )
+        draw, is_valid = _batched(space, "sample"), _batched(space, "valid")
+        hash_of = _batched(space, "hash")
         base = jax.random.key(seed)
         wanted = SPLITS.index(split)
         seen: set[bytes] = set()
@@ -321,10 +350,11 @@ class LevelSet(Generic[LevelT]):
         fruitless = 0
         n_batches = 0
         while len(seen) < n and fruitless < _MAX_FRUITLESS:
-            key = jax.random.fold_in(base, n_batches)
-            batch = draw(jax.random.split(key, _BATCH))
+            batch = draw(_batch_keys(base, n_batches))
             hashes = np.asarray(hash_of(batch))
-            rows = np.flatnonzero(np.asarray(split_of(jnp.asarray(hashes))) == wanted)
+            # Picked on the host: every number of levels would be a program of its own.
+            batch = jax.device_get(batch)
+            rows = np.flatnonzero(np.asarray(split_of(hashes)) == wanted)
             if solvable and len(rows):
                 # Padded to a multiple, so that few shapes are ever compiled.
                 padded = np.resize(rows, -(-len(rows) // _VALID_BATCH) * _VALID_BATCH)
@@ -336,7 +366,7 @@ class LevelSet(Generic[LevelT]):
                     seen.add(hashes[row].tobytes())
                     fresh.append(row)
             if fresh:
-                kept.append(jax.tree.map(np.asarray, take(batch, np.asarray(fresh))))
+                kept.append(take(batch, np.asarray(fresh)))
             fruitless = 0 if fresh else fruitless + 1
             n_batches += 1
             if on_progress is not None:

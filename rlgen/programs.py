@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from rlgen import memory, processes
 from rlgen import mesh as meshes
@@ -76,13 +77,47 @@ def few_objects_to_search() -> Iterator[None]:
         gc.unfreeze()
 
 
+class Tally(struct.PyTreeNode):
+    """Metrics of the updates of a chunk, summed up while it runs.
+
+    Nothing in it depends on how many updates there may be, so that chunks of any length
+    are one and the same program.
+    """
+
+    total: jax.Array  # (M,) float32, over updates where the metric existed
+    count: jax.Array  # (M,) int32, of those
+    last: jax.Array  # (M,) float32, in the last update
+    first_bad: jax.Array  # () int32, which update was not finite; -1 if all were
+
+    @classmethod
+    def empty(cls, n_metrics: int) -> Tally:
+        """Of no updates."""
+        return cls(
+            total=jnp.zeros(n_metrics),
+            count=jnp.zeros(n_metrics, jnp.int32),
+            last=jnp.full(n_metrics, jnp.nan),
+            first_bad=jnp.int32(-1),
+        )
+
+    def with_row(self, i: jax.Array, row: jax.Array, finite: jax.Array) -> Tally:
+        """With update number i of the chunk, whose metrics are `row` float32[M]."""
+        exists = jnp.isfinite(row)
+        is_first_bad = (finite != 1.0) & (self.first_bad < 0)
+        return Tally(
+            total=self.total + jnp.where(exists, row, 0.0),
+            count=self.count + exists,
+            last=row,
+            first_bad=jnp.where(is_first_bad, i, self.first_bad),
+        )
+
+
 class Plan:
     """The programs of one experiment, traced: nothing is compiled yet.
 
     Attributes:
       estimate: what one device will hold.
       state_shape: shapes of the states [S, ...].
-      metric_names: of an update, in the order of the columns of a chunk's table.
+      metric_names: of an update, in the order of a chunk's tally.
       seed_axis: "map" or "vmap".
       of_seeds, of_all: where arrays [S, ...] lie, and what all devices have.
     """
@@ -120,14 +155,14 @@ class Plan:
             self.metric_names = sorted(jax.eval_shape(update, state)[1])
 
             def body(i, carry):
-                state, table = carry
+                state, tally = carry
                 state, metrics = update(state)
                 # One array instead of forty scalars: scans pay per leaf.
                 row = jnp.stack([metrics[name] for name in self.metric_names])
-                return state, table.at[i].set(row)
+                return state, tally.with_row(i, row, metrics["finite"])
 
-            table = jnp.full((config.log_every, len(self.metric_names)), jnp.nan)
-            return jax.lax.fori_loop(0, n_updates, body, (state, table))
+            tally = Tally.empty(len(self.metric_names))
+            return jax.lax.fori_loop(0, n_updates, body, (state, tally))
 
         def run_all(data, states, n_updates):
             bound = experiment.with_data(data)
@@ -141,7 +176,7 @@ class Plan:
         states, number = self.state_shape, jax.ShapeDtypeStruct((), jnp.int32)
         self.traced = {
             "init": initialise,
-            # Every process has the table, and what evaluations say.
+            # Every process has the tally, and what evaluations say.
             "chunk": self._trace(
                 run_all, states, number, out=(self.of_seeds, self.of_all), donate=(1,)
             ),
@@ -224,8 +259,8 @@ class Program:
             }
         return {name: future.result() for name, future in compiled.items()}
 
-    def chunk(self, states: PyTree, n_updates: int) -> tuple[PyTree, jax.Array]:
-        """Advances all seeds; returns states and metrics [S, K, M] (NaN past n)."""
+    def chunk(self, states: PyTree, n_updates: int) -> tuple[PyTree, Tally]:
+        """Advances all seeds; returns states and what is logged of them [S, ...]."""
         number = processes.place(np.int32(n_updates), self.plan.of_all)
         return self._chunk(states, number)
 

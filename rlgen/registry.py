@@ -9,6 +9,7 @@ The built-in ones too, so another project adds its own without touching this one
 from __future__ import annotations
 
 import difflib
+import functools
 from importlib import metadata
 from typing import Any
 
@@ -20,9 +21,18 @@ RULES = "rlgen.rules"
 _KINDS = {ALGORITHMS: "algorithm", ENVS: "environment", RULES: "rule"}
 
 
+@functools.cache
+def _entries(group: str) -> dict[str, metadata.EntryPoint]:
+    # Asked once: every question reads the metadata of all installed packages.
+    found: dict[str, metadata.EntryPoint] = {}
+    for entry in metadata.entry_points(group=group):
+        found.setdefault(entry.name, entry)
+    return found
+
+
 def names(group: str) -> list[str]:
     """All registered names of a group, sorted."""
-    return sorted({entry.name for entry in metadata.entry_points(group=group)})
+    return sorted(_entries(group))
 
 
 def load(group: str, name: str) -> Any:
@@ -31,9 +41,8 @@ def load(group: str, name: str) -> Any:
     Raises:
       UserError: nothing is; the message suggests the nearest name.
     """
-    for entry in metadata.entry_points(group=group):
-        if entry.name == name:
-            return entry.load()
+    if entry := _entries(group).get(name):
+        return entry.load()
     known = names(group)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""

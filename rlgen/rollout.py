@@ -139,10 +139,8 @@ def rollout(
         return spread(next_state), transition
 
     # All keys at once: on an accelerator each operation inside the scan is a launch.
-    keys_act, keys_env = jnp.unstack(
-        jax.vmap(jax.random.split)(jax.random.split(key, n_steps)), axis=1
-    )
-    keys_env = jax.vmap(lambda key: jax.random.split(key, n_envs))(keys_env)
+    keys = jax.random.split(key, (n_steps, 1 + n_envs))
+    keys_act, keys_env = keys[:, 0], keys[:, 1:]
     state, trajectory = jax.lax.scan(step, spread(state), (keys_act, keys_env))
     trajectory = spread(trajectory, axis=1)
     _, _, last_value = network.step(params, state.memory, state.obs, state.reset)

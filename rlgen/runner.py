@@ -25,7 +25,7 @@ from rlgen.checkpoints import Checkpoints
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import EvalResult, Experiment
-from rlgen.programs import Plan, Program
+from rlgen.programs import Plan, Program, Tally
 from rlgen.store import Row, RunStore, Sink, unwritable
 
 if TYPE_CHECKING:
@@ -166,13 +166,13 @@ class _Loop:
     def run(self) -> PyTree:
         update, states = self._begin()
         last_save = time.perf_counter()
-        pending: tuple[int, int, jax.Array] | None = None
+        pending: tuple[int, int, Tally] | None = None
         while update < self.config.n_updates:
             n_updates = self._chunk_length(update)
-            states, table = self.program.chunk(states, n_updates)
+            states, tally = self.program.chunk(states, n_updates)
             if pending is not None:
                 self._write_rows(*pending)
-            pending = (update, n_updates, table)
+            pending = (update, n_updates, tally)
             update += n_updates
             is_end = update == self.config.n_updates
             evaluates = is_end or self._is_evaluated(update)
@@ -241,28 +241,26 @@ class _Loop:
         self.clock = now
         return self.wall_s
 
-    def _write_rows(self, first: int, n_updates: int, table: jax.Array) -> None:
-        host = np.asarray(table)[:, :n_updates]  # [S, n, M]
+    def _write_rows(self, first: int, n_updates: int, tally: Tally) -> None:
+        tally = jax.device_get(tally)  # [S, ...]
         names = self.program.plan.metric_names
-        finite = host[:, :, names.index("finite")]
-        if not np.all(finite == 1.0):
-            bad_seed, bad = (int(x) for x in np.argwhere(finite != 1.0)[0])
+        if np.any(tally.first_bad >= 0):
+            bad_seed = int(np.argmax(tally.first_bad >= 0))
             raise NonFinite(
                 f"The loss or the parameters of seed {self.config.seed + bad_seed} are "
-                f"not finite any more after update {first + bad + 1}: lower the "
-                "learning rate; the last good checkpoint is kept."
+                "not finite any more after update "
+                f"{first + int(tally.first_bad[bad_seed]) + 1}: lower the learning "
+                "rate; the last good checkpoint is kept."
             )
         wall_s, update = self._now(), first + n_updates
         count = self.program.experiment.env_steps
         steps = (count(update) - count(self.last_row_update)) * self.config.seeds
         rate = steps / max(wall_s - self.last_row_s, 1e-9)
         self.last_row_s, self.last_row_update = wall_s, update
-        # A quantity that existed in none of the updates stays NaN.
-        count = np.sum(np.isfinite(host), axis=1)
-        total = np.sum(np.where(np.isfinite(host), host, 0.0), axis=1)
-        means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-        for counter in [n for n in names if n.endswith("_updates")]:
-            means[:, names.index(counter)] = host[:, -1, names.index(counter)]
+        # A quantity that existed in none of the updates is NaN.
+        means = tally.total / np.where(tally.count > 0, tally.count, np.nan)
+        is_counter = [name.endswith("_updates") for name in names]
+        means = np.where(is_counter, tally.last, means)
         self._log(
             [
                 self._row("train", i, update, wall_s)

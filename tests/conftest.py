@@ -1,13 +1,96 @@
-"""Settings of all tests: compile fast, run on the CPU, leave no trace."""
+"""Settings of all tests: compile little, on the CPU, and nothing twice on a machine."""
 
 from __future__ import annotations
 
 import os
+import resource
+from pathlib import Path
 
-# Before jax looks: tests compile much and run little, and a user's cache of compiled
-# programs is none of their business.
-_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
+import psutil
+import pytest
+
+# Before jax looks: tests compile much and run little. Without the newer emitters of
+# fusions XLA takes a third of the time; users' programs have them.
+_FLAGS = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false"
+)
+_given = os.environ.get("XLA_FLAGS", "")
+if _FLAGS not in _given:  # workers are given what their parent has, and so said once
+    os.environ["XLA_FLAGS"] = f"{_given} {_FLAGS}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["RLGEN_COMPILE_CACHE"] = "off"
 os.environ["WANDB_MODE"] = "offline"
+
+# A user's cache of compiled programs is none of the tests' business: theirs is beside
+# it, for all workers and processes that they start.
+os.environ["RLGEN_COMPILE_CACHE"] = "off"
+_CACHE = os.environ.get(
+    "RLGEN_TEST_CACHE",
+    str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rlgen" / "tests"),
+)
+if _CACHE != "off":
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(_CACHE).expanduser())
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2 * 1024**3)
+    # Looking a program up costs as much as compiling the smallest.
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+
+# Seconds of a file's tests, where many: one worker has all tests of a file, so the
+# longest begin first.
+_LONGEST = ()
+
+# What a worker may hold before it forgets what it has compiled: between two files, whose
+# programs hardly ever meet again, and between two tests.
+_KEPT_BETWEEN_FILES, _KEPT_BETWEEN_TESTS = 1.0 * 1024**3, 1.4 * 1024**3
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest files first, all else in the order of files."""
+    place = {name: i for i, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None):
+    """Compiled programs go where they are many.
+
+    They would stay to the end, 5 GiB a worker, and Python would search all that belongs
+    to them for garbage, again and again.
+    """
+    result = yield
+    goes_on = nextitem is not None and nextitem.path == item.path
+    kept = _KEPT_BETWEEN_TESTS if goes_on else _KEPT_BETWEEN_FILES
+    if psutil.Process().memory_info().rss > kept:
+        _forget_programs()
+    return result
+
+
+def _forget_programs() -> None:
+    import jax
+
+    from rlgen.programs import return_freed_memory
+
+    jax.clear_caches()
+    return_freed_memory()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells what it held at most."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["peak_kib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    """The controller collects what workers tell."""
+    _PEAKS[node.gateway.id] = getattr(node, "workeroutput", {}).get("peak_kib", 0)
+
+
+_PEAKS: dict[str, int] = {}
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Memory of the workers, beside the slowest tests."""
+    for worker, peak_kib in sorted(_PEAKS.items()):
+        terminalreporter.write_line(
+            f"{worker} held {peak_kib / 1024**2:.2f} GiB at most"
+        )

@@ -79,9 +79,10 @@ class TestSplits:
 
     def test_rejection_returns_the_first_accepted_draw(self):
         draw = jax.random.uniform
-        accepted = jax.jit(
+        accepted, is_accepted = jax.jit(
             jax.vmap(lambda key: resample_until(draw, lambda x: x < 0.25, key))
         )(jax.random.split(jax.random.key(2), 2000))
+        assert is_accepted.all()
         assert accepted.max() < 0.25
         # Uniform below the bound: neither the smallest nor the last draw.
         assert abs(accepted.mean() - 0.125) < 5 * 0.25 / np.sqrt(12 * 2000)
@@ -93,9 +94,11 @@ class TestSplits:
             jax.debug.callback(lambda: tries.append(1))
             return jax.random.uniform(key)
 
-        last = resample_until(draw, lambda x: x < 0, jax.random.key(0), max_tries=7)
+        last, accepted = resample_until(
+            draw, lambda x: x < 0, jax.random.key(0), max_tries=7
+        )
         jax.effects_barrier()
-        assert float(last) >= 0
+        assert float(last) >= 0 and not accepted
         assert len(tries) == 7
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -27,14 +26,12 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def together(folder, n_processes, tmp_path, **signals):
+def together(folder, n_processes, **signals):
     """Runs all processes; their exit codes and what they printed.
 
     `signals` are (chunk, signal) by "process_<number>".
     """
     coordinator = f"127.0.0.1:{free_port()}"
-    environment = os.environ | {"RLGEN_COMPILE_CACHE": str(tmp_path / "cache")}
-    environment.pop("XLA_FLAGS", None)
     started = [
         subprocess.Popen(
             [
@@ -43,7 +40,6 @@ def together(folder, n_processes, tmp_path, **signals):
                 *map(str, signals.get(f"process_{process}", ())),
             ],
             cwd=SCRIPT.parent,
-            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -64,14 +60,14 @@ def runs(tmp_path_factory):
     """One run that nobody disturbed, by one process; and one of many fates."""
     base = tmp_path_factory.mktemp("processes")
     alone, many = base / "alone", base / "many"
-    codes, said = together(alone, 1, base)
+    codes, said = together(alone, 1)
     assert codes == [0], said
     # The second dies in the middle of the third chunk.
-    killed = together(many, 2, base, process_1=(3, int(signal.SIGKILL)))
+    killed = together(many, 2, process_1=(3, int(signal.SIGKILL)))
     first_rows = (many / "metrics.jsonl").read_text()
     # Then the second alone is told to stop.
-    stopped = together(many, 2, base, process_1=(2, int(signal.SIGTERM)))
-    ended = together(many, 1, base)
+    stopped = together(many, 2, process_1=(2, int(signal.SIGTERM)))
+    ended = together(many, 1)
     return {
         "alone": alone,
         "many": many,

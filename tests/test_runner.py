@@ -40,20 +40,37 @@ def tiny(algorithm="accel", **settings):
 
 def train(config, path, **program):
     store = RunStore.open(path, config.name, config)
-    states = runner.run(config.build(), config.run, store, **program)
+    made = program["program"].experiment if program else config.build()
+    states = runner.run(made, config.run, store, **program)
     return store, jax.device_get(jax.tree.map(as_data, states))
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def program():
+    """Of ACCEL with two seeds; when it is evaluated and logged is the runner's."""
+    config = tiny(seeds=2, eval_every=4)
+    return programs.Program(programs.Plan(config.build(), config.run))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, program):
     """One uninterrupted run of ACCEL with two seeds, in chunks of two updates."""
-    return train(tiny(seeds=2, eval_every=4), tmp_path_factory.mktemp("whole"))
+    path = tmp_path_factory.mktemp("whole")
+    return train(tiny(seeds=2, eval_every=4), path, program=program)
 
 
 @pytest.mark.parametrize("log_every", [1, 3])
-def test_chunk_sizes_end_with_the_same_bits(whole, tmp_path, log_every):
+def test_chunk_sizes_end_with_the_same_bits(whole, program, tmp_path, log_every):
     config = tiny(seeds=2, eval_every=4, log_every=log_every)
-    assert_same_bits(train(config, tmp_path)[1], whole[1])
+    assert_same_bits(train(config, tmp_path, program=program)[1], whole[1])
+
+
+def test_no_program_knows_how_long_chunks_are(program):
+    """Nor when it is evaluated: chunks of any length are the same instructions."""
+    config = tiny(seeds=2, eval_every=0, log_every=5, checkpoint_every_s=0.0)
+    other = programs.Plan(config.build(), config.run)
+    for name, traced in program.plan.traced.items():
+        assert traced.lower().as_text() == other.traced[name].lower().as_text(), name
 
 
 def test_the_exported_train_function_ends_with_the_same_numbers(whole):
@@ -97,16 +114,16 @@ def test_vmapped_seeds_of_accel_share_their_roles(tmp_path):
     assert (roles.nunique() == 1).all() and set(rows.role.dropna()) > {0.0}
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(whole, tmp_path):
+def test_a_stopped_run_goes_on_to_the_same_bits(whole, program, tmp_path):
     config = tiny(seeds=2, eval_every=4)
     store = RunStore.open(tmp_path, config.name, config)
     with preempted() as stop:
-        runner.run(config.build(), config.run, store)
+        runner.run(program.experiment, config.run, store, program=program)
     assert stop.value.signum == signal.SIGTERM
     assert store.read_run()["status"] == "preempted" and not store.is_done
     # A row written after the checkpoint must not stand twice after resuming.
     store.append_metrics([{"kind": "train", "seed": 0, "update": 5}])
-    again, states = train(config, tmp_path)
+    again, states = train(config, tmp_path)  # as another process would, from nothing
     assert again.path == store.path
     assert_same_bits(states, whole[1])
     mine, theirs = again.read_metrics(), whole[0].read_metrics()
@@ -116,26 +133,44 @@ def test_a_stopped_run_goes_on_to_the_same_bits(whole, tmp_path):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_process_goes_on_to_the_same_bits(tmp_path, signum):
-    """A real process is killed; SIGKILL costs what came after the last checkpoint."""
+def start(out):
+    """A process that trains for 400 updates and saves after every chunk."""
     settings = TINY | {"n_updates": 400, "log_every": 5, "checkpoint_every_s": 0.0}
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in settings.items()]
-    command = [sys.executable, "-m", "rlgen.cli", "train", "plr", *flags]
+    return subprocess.Popen(
+        [sys.executable, "-m", "rlgen.cli", "train", "plr", *flags, f"--out={out}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
 
-    def start(out):
-        return subprocess.Popen(
-            [*command, f"--out={out}"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        )
 
-    process = start(tmp_path / "killed")
+def end_of(out):
+    """The only run below `out`, which is done: its store, states and metrics."""
+    (path,) = out.iterdir()
+    config, store = training.load_run(path)
+    assert store.is_done
+    _, update, states = training.restore(config, store)
+    assert update == 400
+    rows = store.read_metrics().drop(columns=["wall_s", "steps_per_s"])
+    return store, jax.tree.map(as_data, states), rows
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What a process ended with that nobody killed."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert start(out).wait(timeout=240) == 0
+    return end_of(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_process_goes_on_to_the_same_bits(undisturbed, tmp_path, signum):
+    """A real process is killed; SIGKILL costs what came after the last checkpoint."""
+    process = start(tmp_path)
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
-        found = list((tmp_path / "killed").glob("*/run.json"))
+        found = list(tmp_path.glob("*/run.json"))
         if found and json.loads(found[0].read_text()).get("update", 0) >= 20:
             break
         time.sleep(0.05)
@@ -143,25 +178,12 @@ def test_a_killed_process_goes_on_to_the_same_bits(tmp_path, signum):
     _, stderr = process.communicate(timeout=120)
     expected = -signal.SIGKILL if signum == signal.SIGKILL else 128 + signal.SIGTERM
     assert process.returncode == expected, stderr.decode()[-2000:]
-    assert not list((tmp_path / "killed").glob("*/DONE"))
-    for name in ("killed", "whole"):
-        assert start(tmp_path / name).wait(timeout=240) == 0
-    ends = []
-    for name in ("killed", "whole"):
-        (path,) = (tmp_path / name).iterdir()
-        config, store = training.load_run(path)
-        assert store.is_done
-        if name == "killed":
-            assert store.read_run()["resumed_at"] >= 20
-        ends.append((training.restore(config, store), store.read_metrics()))
-    (_, update, states), rows = ends[0]
-    (_, other_update, other_states), other_rows = ends[1]
-    assert update == other_update == 400
-    assert_same_bits(jax.tree.map(as_data, states), jax.tree.map(as_data, other_states))
-    timing = ["wall_s", "steps_per_s"]
-    pd.testing.assert_frame_equal(
-        rows.drop(columns=timing), other_rows.drop(columns=timing)
-    )
+    assert not list(tmp_path.glob("*/DONE"))
+    assert start(tmp_path).wait(timeout=240) == 0
+    store, states, rows = end_of(tmp_path)
+    assert store.read_run()["resumed_at"] >= 20
+    assert_same_bits(states, undisturbed[1])
+    pd.testing.assert_frame_equal(rows, undisturbed[2])
 
 
 @pytest.fixture(scope="module")
@@ -257,10 +279,10 @@ def test_what_a_run_writes(whole):
     assert diagnostics <= set(rows.columns)
 
 
-def test_evaluation_does_not_change_training(whole, tmp_path):
+def test_evaluation_does_not_change_training(whole, program, tmp_path):
     """Held-out levels are only looked at: without them training is the same."""
     config = tiny(seeds=2, eval_every=0)
-    assert_same_bits(train(config, tmp_path)[1], whole[1])
+    assert_same_bits(train(config, tmp_path, program=program)[1], whole[1])
 
 
 def test_an_unwritable_directory_says_so(tmp_path):
@@ -271,8 +293,8 @@ def test_an_unwritable_directory_says_so(tmp_path):
         RunStore.open(blocked, config.name, config)
 
 
-def test_a_full_disk_ends_with_one_sentence(tmp_path, monkeypatch):
-    config = tiny("dr", n_updates=4)
+def test_a_full_disk_ends_with_one_sentence(program, tmp_path, monkeypatch):
+    config = tiny(seeds=2, eval_every=4)
     store = RunStore.open(tmp_path, config.name, config)
 
     def full(self, rows):
@@ -280,7 +302,7 @@ def test_a_full_disk_ends_with_one_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(RunStore, "append_metrics", full)
     with pytest.raises(UserError, match="No space left on device"):
-        runner.run(config.build(), config.run, store)
+        runner.run(program.experiment, config.run, store, program=program)
 
 
 def test_a_directory_of_other_settings_is_refused(tmp_path):

@@ -41,7 +41,9 @@ def make(
     else:
         clip = optax.clip_by_global_norm(max_grad_norm)
         adam = optax.scale_by_adam(_B1, _B2, eps=adam_eps)
-    return optax.chain(clip, adam if name == "adam" else optax.identity())
+    return optax.flatten(
+        optax.chain(clip, adam if name == "adam" else optax.identity())
+    )
 
 
 def _clip(max_norm) -> optax.GradientTransformation:

@@ -1,9 +1,10 @@
-"""Seconds to compile a `paper` preset: anew, and from the cache."""
+"""Seconds to compile a preset, anew and from the cache, and its instructions."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,29 +28,66 @@ from rlgen.programs import Plan, Program
 #: Without levels to evaluate on more than these, which are drawn before anything
 #: compiles.
 _SETTINGS: dict[str, Any] = {"n_heldout": 4}
-#: One algorithm of each kind.
-_QUICK = ("robust-plr", "lpg")
+#: As tests train: what is left is what no size makes smaller.
+_TINY = _SETTINGS | {
+    "n_envs": 4,
+    "n_steps": 8,
+    "n_epochs": 2,
+    "n_minibatches": 2,
+    "core_size": 8,
+    "buffer_size": 16,
+    "height": 5,
+    "width": 5,
+    "max_walls": 5,
+    "max_steps": 8,
+    "eval_episodes": 1,
+}
+#: Algorithms and presets that are always measured: the smallest program, what a new
+#: user waits for, and one algorithm of each kind.
+_QUICK = (
+    ("dr", "tiny"),
+    ("accel", "tiny"),
+    ("plr", "quick"),
+    ("robust-plr", "paper"),
+    ("lpg", "paper"),
+)
 #: What learners from a dataset are given: so many uniform actions in one environment,
 #: or, if they need goals, a recording of their own environment.
 _N_TRANSITIONS, _PLAYED = 2_000, "inverted_pendulum"
 _RECORDINGS = {"pointmaze": "stitch-umaze"}
 
 
-def preset(name: str, repeats: int) -> Result:
+def preset(name: str, size: str, repeats: int) -> Result:
     """Traces and compiles all programs of an algorithm, twice.
 
     Once anew, and once as another process would that finds them in the cache.
+
+    Args:
+      size: "paper" or "quick", the presets; "tiny" for the smallest maze.
     """
     del repeats  # what is compiled twice is cached
-    with tempfile.TemporaryDirectory() as cache, _dataset(name) as settings:
-        config = training.make_config(name, "", "paper", _SETTINGS | settings)
+    # Compiling is timed: nothing else can be smaller without being another program.
+    settings = _TINY if size == "tiny" else _SETTINGS
+    with tempfile.TemporaryDirectory() as cache, _dataset(name) as data:
+        config = training.make_config(
+            name, "", "quick" if size == "tiny" else size, settings | data
+        )
         first = in_fresh_process(_compile, config, cache)
         second = in_fresh_process(_compile, config, cache)
     return rated({"seconds": first["compile_s"]}, 1, "programs") | {
         "compile_s": first["compile_s"],
         "cached_s": second["compile_s"],
+        "instructions": first["instructions"],
         "peak_memory_mib": first["peak_memory_mib"],
     }
+
+
+def n_instructions(program: str) -> int:
+    """How many instructions the text of an optimised program (HLO) has, fused ones too.
+
+    Those of every computation once, however often a loop runs it.
+    """
+    return len(re.findall(r"^ +(?:ROOT )?%?[\w.\-]+ = ", program, re.MULTILINE))
 
 
 def _compile(config: training.TrainConfig, cache: str) -> Result:
@@ -59,11 +97,18 @@ def _compile(config: training.TrainConfig, cache: str) -> Result:
     compilation_cache.reset_cache()
     runner.use_compile_cache(cache)
     try:
-        compile_s = Program(Plan(config.build(), config.run)).compile_s
+        plan = Plan(config.build(), config.run)
+        compile_s = Program(plan).compile_s
+        # The program that trains, from the cache.
+        update = plan.traced["chunk"].lower().compile().as_text()
     finally:
         compilation_cache.reset_cache()
         jax.config.update("jax_compilation_cache_dir", before)
-    return {"compile_s": compile_s, "peak_memory_mib": peak_memory_mib()}
+    return {
+        "compile_s": compile_s,
+        "instructions": n_instructions(update),
+        "peak_memory_mib": peak_memory_mib(),
+    }
 
 
 @contextlib.contextmanager
@@ -85,13 +130,16 @@ def _dataset(name: str) -> Iterator[dict[str, Any]]:
 
 
 def cases(full: bool) -> list[Case]:
-    """Every algorithm that has the preset."""
-    names = [
-        name
-        for name in registry.names(registry.ALGORITHMS)
-        if "paper" in registry.load(registry.ALGORITHMS, name).presets
-    ]
+    """The smallest and the quick programs; with `full` every `paper` preset too."""
+    pairs = list(_QUICK)
+    if full:
+        pairs += [
+            (name, "paper")
+            for name in registry.names(registry.ALGORITHMS)
+            if "paper" in registry.load(registry.ALGORITHMS, name).presets
+            and (name, "paper") not in pairs
+        ]
     return [
-        Case("compile", name, "", 0, preset, (name,))
-        for name in (names if full else _QUICK)
+        Case("compile", f"{name} {size}", "", 0, preset, (name, size))
+        for name, size in pairs
     ]

@@ -151,7 +151,7 @@ def describe(record: Result) -> str:
     if "cached_s" in record:
         return (
             f"{head} compiled in {record['seconds']:.1f} s, from the cache in "
-            f"{record['cached_s']:.1f} s"
+            f"{record['cached_s']:.1f} s; {record['instructions']:,} instructions train"
         )
     share = record.get("share_of_limit")
     limit = f", {share:.0%} of the limit" if share else ""

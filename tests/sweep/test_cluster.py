@@ -18,8 +18,7 @@ ONE = GRID.replace("[0, 1, 2]", "[0]").replace("{value: 12}", "{value: 48}")
 
 
 @pytest.mark.slow
-def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(tmp_path, monkeypatch):
-    monkeypatch.setenv("RLGEN_COMPILE_CACHE", str(tmp_path / "xla"))
+def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(tmp_path):
     path, out = write(tmp_path, ONE), tmp_path / "runs"
     whole = tmp_path / "whole"
     assert local.run([path], {"out": str(whole)}, 1, ()) == 0
@@ -38,7 +37,7 @@ def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(tmp_path, monke
     assert cluster.submit([path], {"out": str(out)}, cluster="local") == []
 
 
-def test_what_cannot_be_submitted_is_said_in_one_sentence(tmp_path, monkeypatch):
+def test_what_cannot_be_submitted_is_said_in_one_sentence(tmp_path):
     path = write(tmp_path, GRID)
     with pytest.raises(UserError, match="NAME=VALUE"):
         cluster.parse_options(["timeout_min"])

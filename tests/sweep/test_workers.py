@@ -47,13 +47,6 @@ parameters:
 """ + TINY.lstrip("\n")
 
 
-@pytest.fixture(autouse=True)
-def _compile_cache(tmp_path_factory, monkeypatch):
-    """Cells of a test share compiled programs, as cells of a sweep do."""
-    folder = tmp_path_factory.getbasetemp() / "xla"
-    monkeypatch.setenv("RLGEN_COMPILE_CACHE", str(folder))
-
-
 def write(tmp_path, text):
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
@@ -92,11 +85,7 @@ def assert_same(a, b):
 def whole(tmp_path_factory):
     """The sweep of three cells that nobody disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    os.environ["RLGEN_COMPILE_CACHE"] = str(tmp_path_factory.getbasetemp() / "xla")
-    try:
-        assert local.run([write(folder, GRID)], {"out": str(folder)}, 2, ()) == 0
-    finally:
-        os.environ["RLGEN_COMPILE_CACHE"] = "off"
+    assert local.run([write(folder, GRID)], {"out": str(folder)}, 2, ()) == 0
     return bits(folder)
 
 

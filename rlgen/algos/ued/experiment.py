@@ -158,8 +158,8 @@ class UED(Experiment[UEDState]):
 
     def update(self, state: UEDState) -> tuple[UEDState, Metrics]:
         config = self.config
-        key, key_levels, key_start, key_roll, key_update, key_learn = jax.random.split(
-            state.key, 6
+        key, key_levels, key_start, key_roll, key_update, key_learn, key_metrics = (
+            jax.random.split(state.key, 7)
         )
         # The same in every seed, so decisions made with it stay real branches.
         shared_key = jax.random.fold_in(jax.random.key(0), state.n_updates)
@@ -183,7 +183,6 @@ class UED(Experiment[UEDState]):
         advantage = self.student.rule.advantage(play.targets)
         # The buffer is one, wherever the environments are that filled it.
         feedback = whole(self._score(state, draw, trajectory, advantage))
-        key_update, key_metrics = jax.random.split(key_update)
         curriculum, batch_metrics = self.curriculum.update(
             curriculum, key_update, draw, feedback
         )

@@ -389,7 +389,7 @@ class LevelReplay(LevelDistribution[ReplayState]):
                 lambda key: generator.draw(key, proposal),
                 lambda level: split_of(self.space.hash(level)) == train,
                 key,
-            )
+            )[0]
 
         levels = jax.vmap(draw)(jax.random.split(key_draw, self.n_levels), proposals)
         return fresh_batch(self.space, levels, GENERATED)

@@ -154,7 +154,7 @@ class GridEditor(Editor[LevelT, EditorState]):
             start = pick_cell(key_start, (grid.kinds == 0) & ~grid.is_goal)
             return self.space.from_grid(key_level, grid.replace(start=start))
 
-        moved = resample_until(move_start, is_train, key_moved)
+        moved, _ = resample_until(move_start, is_train, key_moved)
         return select(is_train(own), own, moved)
 
     def render(self, level, state):

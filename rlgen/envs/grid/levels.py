@@ -60,10 +60,10 @@ class GridLevels(LevelSpace[LevelT], Generic[LevelT]):
     def sample(self, key: jax.Array) -> LevelT:
         if not self.solvable:
             return self.draw(key)
-        level = resample_until(self.draw, self.valid, key, _SOLVABLE_TRIES)
+        level, is_valid = resample_until(self.draw, self.valid, key, _SOLVABLE_TRIES)
         tiles = level.tiles
         way = level.blocked & _l_path(tiles.shape, level.start, level.goal)
-        way &= ~self.valid(level)
+        way &= ~is_valid
         return level.with_tiles(jnp.where(way, np.uint8(Tile.EMPTY), tiles))
 
     def valid(self, level: LevelT) -> jax.Array:

@@ -44,7 +44,7 @@ class TaskLevels(LevelSpace[GridTask]):
     def sample(self, key: jax.Array) -> GridTask:
         if not self.solvable:
             return self.draw(key)
-        return resample_until(self.draw, self.valid, key)
+        return resample_until(self.draw, self.valid, key)[0]
 
     def valid(self, level: GridTask) -> jax.Array:
         """Whether something that pays can be reached. () bool."""

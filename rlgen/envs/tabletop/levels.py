@@ -47,7 +47,7 @@ class Tasks(LevelSpace[Task]):
             )
 
     def sample(self, key: jax.Array) -> Task:
-        return resample_until(self._draw, _is_wide, key)
+        return resample_until(self._draw, _is_wide, key)[0]
 
     def _draw(self, key: jax.Array) -> Task:
         keys = jax.random.split(key, 7)
@@ -106,7 +106,7 @@ class Tasks(LevelSpace[Task]):
                 home=level.home + jnp.where(of_goal, 0.0, shift),
             )
 
-        return resample_until(draw, self.valid, key)
+        return resample_until(draw, self.valid, key)[0]
 
     def hash(self, level: Task) -> jax.Array:
         scene = level.replace(backward=jnp.bool_(False), number=jnp.int32(0))

@@ -21,6 +21,7 @@ from rlgen.algos.meta.meta_gradient import MetaGradient
 from rlgen.algos.meta.tasks import Task
 from rlgen.env import Env, Step, take
 from rlgen.errors import UserError
+from rlgen.programs import Plan, Program
 from rlgen.store import RunStore
 from rlgen.training import make_config
 
@@ -325,18 +326,19 @@ def test_a_stopped_run_goes_on_to_the_same_bits(algorithm, tmp_path):
     else:
         settings = without_lpg(settings) | {"drift_size": 3}
 
-    def prepare(name, log_every):
-        folder = str(tmp_path / name)
-        config = make_config(
-            algorithm, settings=settings | {"run_dir": folder, "log_every": log_every}
-        )
-        store = RunStore.open(tmp_path, config.name, config, folder)
-        return config.build(), config.run, store
+    config = make_config(algorithm, settings=settings)
+    experiment = config.build()
+    # How long chunks are is none of its business.
+    program = Program(Plan(experiment, config.run))
 
-    whole = runner.run(*prepare("whole", 4))
-    stopped = prepare("stopped", 1)
+    def run(name, log_every, *sinks):
+        run = dataclasses.replace(config.run, log_every=log_every)
+        store = RunStore.open(tmp_path, name, config, str(tmp_path / name))
+        return runner.run(experiment, run, store, sinks, program)
+
+    whole = run("whole", 4)
     with pytest.raises(runner.Preempted):
-        runner.run(*stopped, [Stop()])
-    assert 0 < stopped[2].read_run()["update"] < 4
-    resumed = runner.run(*stopped)
+        run("stopped", 1, Stop())
+    assert 0 < RunStore(tmp_path / "stopped").read_run()["update"] < 4
+    resumed = run("stopped", 1)
     assert_same_bits(whole, resumed)
