@@ -327,20 +327,28 @@ def check_env(
         )
         assert bool(jnp.isfinite(step.reward)), "the reward is not finite"
         batch = batched_fn(*jax.tree.map(lambda x: jnp.asarray(x)[None], args))
-        _assert_equal(take(batch, 0), step, "vmap of step differs from step")
+        _assert_equal(take(batch, 0), step, "vmap of step differs from step", _ROUNDING)
         state, obs = step.state, step.obs
         if bool(step.done):
             state, obs = reset_fn(step_key, level)
     assert traces["step"] == 1, f"step was traced {traces['step']} times"
 
 
-def _assert_equal(a: PyTree, b: PyTree, complaint: str) -> None:
+# Of float32 in programs that compute the same in another order.
+_ROUNDING = 1e-5
+
+
+def _assert_equal(a: PyTree, b: PyTree, complaint: str, tolerance: float = 0.0) -> None:
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
         # NaN equals NaN here; whether it is allowed is another question.
-        is_float = jnp.issubdtype(x.dtype, jnp.floating)
-        assert np.array_equal(x, y, equal_nan=is_float), complaint
+        if tolerance and jnp.issubdtype(x.dtype, jnp.floating):
+            equal = np.allclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True)
+        else:
+            is_float = jnp.issubdtype(x.dtype, jnp.floating)
+            equal = np.array_equal(x, y, equal_nan=is_float)
+        assert equal, complaint
 
 
 def _assert_same_type(before: PyTree, after: PyTree, name: str) -> None:

@@ -7,6 +7,7 @@ matrix product over it costs what E products cost, and compiles once.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -91,6 +92,8 @@ class MLP:
         if self.n_layers < 1 or self.units < 1:
             raise UserError("Networks need at least 1 layer and 1 unit.")
 
+    # One program, where nothing is compiled around it.
+    @functools.partial(jax.jit, static_argnums=(0, 2), inline=True)
     def init(self, key: jax.Array, n_inputs: int) -> PyTree:
         """Parameters for inputs of this size.
 

@@ -269,6 +269,11 @@ class ActorCritic(PolicyNetwork):
 
     def init(self, key: jax.Array) -> PyTree:
         """Makes the parameters."""
+        return self._init(key)
+
+    # One program, where nothing is compiled around it: op by op it were a hundred.
+    @functools.partial(jax.jit, static_argnums=0, inline=True)
+    def _init(self, key: jax.Array) -> PyTree:
         key_torso, key_core, key_heads = jax.random.split(key, 3)
         obs = jax.tree.map(
             lambda x: jnp.asarray(x)[None], zero_obs(self.observation_space)

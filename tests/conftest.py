@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 from pathlib import Path
@@ -34,13 +35,28 @@ if _CACHE != "off":
     # Looking a program up costs as much as compiling the smallest.
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
-# Seconds of a file's tests, where many: one worker has all tests of a file, so the
-# longest begin first.
-_LONGEST = ()
+# One worker has all tests of a file, so those that take minutes begin first, and short
+# ones fill what is left at the end.
+_LONGEST = (
+    "test_docs.py",
+    "test_workers.py",
+    "test_processes.py",
+    "test_mesh.py",
+    "test_cluster.py",
+    "test_runner.py",
+    "test_model_selection.py",
+    "test_brax_env.py",
+    "test_perturbations.py",
+    "test_notebooks.py",
+)
 
-# What a worker may hold before it forgets what it has compiled: between two files, whose
-# programs hardly ever meet again, and between two tests.
-_KEPT_BETWEEN_FILES, _KEPT_BETWEEN_TESTS = 1.0 * 1024**3, 1.4 * 1024**3
+# Tracing makes many objects that stay: to search all of them for garbage as often as
+# Python does is a seventh of the time. They are searched when programs are forgotten.
+gc.set_threshold(100_000, 50, 1_000)
+
+# What a worker may hold before it forgets what it has compiled: between two files,
+# whose programs hardly ever meet again, and between two tests.
+_KEPT_BETWEEN_FILES, _KEPT_BETWEEN_TESTS = 1.25 * 1024**3, 1.45 * 1024**3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -65,11 +81,13 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None):
 
 
 def _forget_programs() -> None:
+    import chex
     import jax
 
     from rlgen.programs import return_freed_memory
 
     jax.clear_caches()
+    chex.clear_trace_counter()  # what is used again is traced again
     return_freed_memory()
 
 

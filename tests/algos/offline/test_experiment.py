@@ -1,7 +1,6 @@
 """Offline learning through the runner: every learner by name, resumed and in stages."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -75,28 +74,14 @@ def run_of(name, folder, path, **settings):
     experiment = entry.build(config.run, config.levels_config, config.algo)
     store = RunStore.open(str(path.parent), name, config, str(path))
     program = programs.Program(programs.Plan(experiment, config.run))
-    return runner.run(experiment, config.run, store, [], program), store, experiment
-
-
-@functools.cache
-def staged(folder, tmp, seed_axis, log_every):
-    path = tmp / f"{seed_axis}-{log_every}"
-    return run_of(
-        "mopo",
-        folder,
-        path,
-        cocoa=True,
-        n_updates=6,
-        seeds=2,
-        seed_axis=seed_axis,
-        log_every=log_every,
-        eval_every=2,
-    )
+    return runner.run(experiment, config.run, store, [], program), store, program
 
 
 def test_stages_follow_one_another_and_chunks_do_not_matter(folder, tmp_path_factory):
     tmp = tmp_path_factory.mktemp("runs")
-    states, store, experiment = staged(folder, tmp, "map", 1)
+    settings = {"cocoa": True, "n_updates": 6, "seeds": 2, "eval_every": 2}
+    states, store, program = run_of("mopo", folder, tmp / "1", log_every=1, **settings)
+    experiment = program.experiment
     assert list(experiment.stages) == ["dynamics", "reverse", "seeker", "agent"]
     rows = store.read_metrics()
     rows = rows[(rows["kind"] == "train") & (rows["seed"] == 0)]
@@ -116,7 +101,12 @@ def test_stages_follow_one_another_and_chunks_do_not_matter(folder, tmp_path_fac
         "update_00000004.parquet",
         "update_00000006.parquet",
     ]
-    again, _, _ = staged(folder, tmp, "map", 4)
+    path = str(tmp / "4")
+    config = settings_on_push(
+        "mopo", data=str(folder), run_dir=path, log_every=4, **settings
+    )
+    other = RunStore.open(str(tmp), "mopo", config, path)
+    again = runner.run(experiment, config.run, other, [], program)
     assert_same_bits(states, again)
 
 
@@ -175,7 +165,8 @@ def test_data_are_no_constants_of_the_program(folder):
 
 def test_a_cloned_controller_holds_its_target_on_levels_it_never_saw(folder, tmp_path):
     settings = {"n_updates": 4, "steps_per_update": 150, "actor_lr": 3e-3}
-    states, _, experiment = run_of("bc", folder, tmp_path / "bc", **settings)
+    states, _, program = run_of("bc", folder, tmp_path / "bc", **settings)
+    experiment = program.experiment
     results = jax.jit(experiment.evaluate)(jax.tree.map(lambda x: x[0], states), KEY)
     assert float(results["heldout"].success.mean()) > 0.7
     before = experiment.evaluate(experiment.init(KEY), KEY)
@@ -187,7 +178,8 @@ def test_who_is_told_a_return_reaches_more_the_more_it_is_told(name, folder, tmp
     settings = {"n_updates": 2, "steps_per_update": 300, "actor_lr": 3e-3}
     if name == "decision-transformer":
         settings["warmup"] = 10
-    states, _, experiment = run_of(name, folder, tmp_path / name, **settings)
+    states, _, program = run_of(name, folder, tmp_path / name, **settings)
+    experiment = program.experiment
     assert isinstance(experiment.env, Conditioned)
     state = jax.tree.map(lambda x: x[0], states)
     returns = []

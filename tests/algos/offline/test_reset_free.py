@@ -80,21 +80,24 @@ def config_of(table, **settings):
     return training.make_config("reset-free", "", "", values, flags=values)
 
 
-def run_of(config, path):
-    store = RunStore.open(str(path), config.name, config)
-    return runner.run(config.build(), config.run, store), store
+@pytest.fixture(scope="module")
+def program(table):
+    config = config_of(table, seeds=2, seed_axis="map")
+    return programs.Program(programs.Plan(config.build(), config.run)), config
 
 
 @pytest.fixture(scope="module")
-def whole(table, tmp_path_factory):
-    config = config_of(table, seeds=2, seed_axis="map")
-    return run_of(config, tmp_path_factory.mktemp("whole")), config
+def whole(program, tmp_path_factory):
+    program, config = program
+    store = RunStore.open(str(tmp_path_factory.mktemp("whole")), config.name, config)
+    states = runner.run(program.experiment, config.run, store, [], program)
+    return (states, store), config
 
 
-def test_stages_follow_one_another(whole):
+def test_stages_follow_one_another(program, whole):
     (states, store), config = whole
     assert config.env == "tabletop" and config.run.n_updates == 5
-    experiment = config.build()
+    experiment = program[0].experiment
     assert list(experiment.stages) == [CLASSIFIER, ADAPTED, AGENT, PRACTICE]
     rows = store.read_metrics()
     own = rows[(rows["kind"] == "train") & (rows["seed"] == 0)]
@@ -120,10 +123,12 @@ def test_stages_follow_one_another(whole):
     assert int(states.stages[PRACTICE].n_played[0]) == own["played_steps"].iloc[-1]
 
 
-def test_a_stopped_run_in_other_chunks_ends_with_the_same_bits(whole, tmp_path):
+def test_a_stopped_run_in_other_chunks_ends_with_the_same_bits(
+    program, whole, tmp_path
+):
     (states, _), config = whole
     config = configs.override(config, {"log_every": 2}, "test")
-    program = programs.Program(programs.Plan(config.build(), config.run))
+    program, _ = program
     store = RunStore.open(str(tmp_path), config.name, config)
     with preempted():  # amid practice
         runner.run(program.experiment, config.run, store, [], program)
