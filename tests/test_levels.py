@@ -87,6 +87,20 @@ class TestSplits:
         # Uniform below the bound: neither the smallest nor the last draw.
         assert abs(accepted.mean() - 0.125) < 5 * 0.25 / np.sqrt(12 * 2000)
 
+    def test_a_generator_stands_in_the_program_once(self):
+        """Of draws that reject draws too: it is most of a small program."""
+
+        def draw(key):
+            return jnp.sort(jax.random.uniform(key, (3,)))
+
+        def draw_again(key):
+            return resample_until(draw, lambda x: x[0] > 0.1, key)[0]
+
+        twice = jax.make_jaxpr(
+            lambda key: resample_until(draw_again, lambda x: x[2] < 0.9, key)
+        )(jax.random.key(0))
+        assert str(twice).count(" sort[") == 1
+
     def test_rejection_gives_up_after_so_many_tries(self):
         tries = []
 

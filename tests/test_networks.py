@@ -61,16 +61,17 @@ def test_acting_equals_replaying(core, torso):
     }
     reset = jnp.asarray(rng.random((6, 2)) < 0.3)
     carry = network.initial_carry(2)
-    raw, value = network.unroll(params, carry, obs, reset)
+    unroll, step = jax.jit(network.unroll), jax.jit(network.step)
+    raw, value = unroll(params, carry, obs, reset)
     for t in range(6):
         step_obs = jax.tree.map(lambda x, t=t: x[t], obs)
-        carry, step_raw, step_value = network.step(params, carry, step_obs, reset[t])
+        carry, step_raw, step_value = step(params, carry, step_obs, reset[t])
         np.testing.assert_allclose(step_raw, raw[t], atol=1e-5)
         np.testing.assert_allclose(step_value, value[t], atol=1e-5)
     # Every part of the observation reaches the output.
     for name in obs:
         other = obs | {name: np.zeros_like(obs[name])}
-        changed, _ = network.unroll(params, network.initial_carry(2), other, reset)
+        changed, _ = unroll(params, network.initial_carry(2), other, reset)
         assert not np.allclose(changed, raw)
 
 

@@ -73,17 +73,51 @@ def test_no_program_knows_how_long_chunks_are(program):
         assert traced.lower().as_text() == other.traced[name].lower().as_text(), name
 
 
-def test_the_exported_train_function_ends_with_the_same_numbers(whole):
+@pytest.fixture(scope="module")
+def exported(program):
+    """What `Experiment.train` makes of the first seed: state, metrics by update."""
+    train = jax.jit(program.experiment.train, static_argnums=1)
+    return jax.device_get(
+        jax.tree.map(as_data, train(jax.random.key(0), program.config.n_updates))
+    )
+
+
+def test_the_exported_train_function_ends_with_the_same_numbers(whole, exported):
     """`Experiment.train` scans the same update; XLA may order a sum differently."""
-    config = tiny()
-    states, metrics = jax.jit(config.build().train, static_argnums=1)(
-        jax.random.key(0), config.run.n_updates
-    )
+    states, metrics = exported
     first = jax.tree.map(lambda x: x[0], whole[1])
-    chex.assert_trees_all_close(
-        jax.device_get(jax.tree.map(as_data, states)), first, atol=1e-4
-    )
+    chex.assert_trees_all_close(states, first, atol=1e-4)
     assert metrics["loss"].shape == (6,)
+
+
+def test_rows_are_means_over_the_updates_of_a_chunk(whole, exported):
+    """Where a metric exists; counters are those of the last update."""
+    rows = whole[0].read_metrics()
+    rows = rows[(rows.kind == "train") & (rows.seed == 0)]
+    assert list(rows["update"]) == [2, 4, 6]
+    for name, values in exported[1].items():
+        pairs = values.reshape(3, 2)
+        exists = np.isfinite(pairs)
+        expected = np.where(exists, pairs, 0).sum(1) / np.where(
+            exists.any(1), exists.sum(1), np.nan
+        )
+        if name == "student_updates":
+            expected = pairs[:, -1]
+        np.testing.assert_allclose(rows[name], expected, atol=1e-4, err_msg=name)
+
+
+def test_a_tally_is_what_numpy_says_of_its_rows():
+    rows = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    rows[1:3, 0], rows[:, 1] = np.nan, np.inf
+    tally = programs.Tally.empty(4)
+    for i, row in enumerate(rows):
+        finite = jnp.float32(np.nan if i == 4 else i < 3)
+        tally = tally.with_row(jnp.int32(i), jnp.asarray(row), finite)
+    exists = np.isfinite(rows)
+    np.testing.assert_array_equal(tally.count, exists.sum(0))
+    np.testing.assert_allclose(tally.total, np.where(exists, rows, 0).sum(0), 1e-6)
+    np.testing.assert_array_equal(tally.last, rows[-1])
+    assert tally.first_bad == 3  # not the fourth, and not the last
 
 
 def test_seeds_run_as_if_alone(whole, tmp_path):

@@ -87,7 +87,7 @@ def test_pairs_that_no_episode_connects_are_reached(recorded):
         settings = {"data": str(recorded), "n_updates": 2, "actor_units": 128}
         config = training.make_config(name, preset="quick", settings=settings)
         experiment = config.build()
-        state = experiment.init(jax.random.key(0))
+        state = jax.jit(experiment.init)(jax.random.key(0))
         update = jax.jit(experiment.update)
         for _ in range(2):
             state, _ = update(state)

@@ -31,6 +31,9 @@ def make(
 ) -> optax.GradientTransformation:
     """Clips by the global norm, then Adam or nothing; the learning rate is not in it.
 
+    All parameters are one vector to it: leaf by leaf, Adam was a sixth of a small
+    program, and on an accelerator each leaf would be launches of its own.
+
     Args:
       differentiable: the same numbers, with derivatives that stay finite: of the
         clipping where gradients are zero, and of Adam where its second moment is

@@ -21,6 +21,24 @@ def tree(scale, seed=0):
     }
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 10.0])
+def test_one_vector_steps_as_optax_does_leaf_by_leaf(scale):
+    leaves = optax.chain(
+        optax.clip_by_global_norm(0.5), optax.scale_by_adam(0.9, 0.999, eps=1e-5)
+    )
+    vector = optimizers.make("adam", 0.5, 1e-5)
+    params = tree(1.0)
+    state, state_of_vector = leaves.init(params), vector.init(params)
+    # Moments of all parameters side by side, and a counter.
+    assert [x.ndim for x in jax.tree.leaves(state_of_vector)] == [0, 1, 1]
+    for seed in range(3):
+        grads = tree(scale, seed)
+        step, state = leaves.update(grads, state)
+        step_of_vector, state_of_vector = vector.update(grads, state_of_vector)
+        for name in params:
+            np.testing.assert_allclose(step[name], step_of_vector[name], rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["adam", "sgd"])
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 10.0])
 def test_differentiable_steps_are_those_of_optax(name, scale):

@@ -104,23 +104,25 @@ def test_final_values_see_the_true_last_observation_and_memory():
     )
     params = network.init(jax.random.key(0))
     start = rollouts.start(env, network, jax.random.key(1), jnp.zeros(3), 3)
-    _, trajectory, _ = rollouts.rollout(
-        env,
-        network,
-        params,
-        jax.random.key(2),
-        jnp.zeros(3),
-        start,
-        5,
-        keep_memory=True,
-    )
-    found = rollouts.final_values(network, params, trajectory)
-    memory = start.memory
+    _, trajectory, _ = jax.jit(
+        lambda params, start: rollouts.rollout(
+            env,
+            network,
+            params,
+            jax.random.key(2),
+            jnp.zeros(3),
+            start,
+            5,
+            keep_memory=True,
+        )
+    )(params, start)
+    found = jax.jit(lambda x: rollouts.final_values(network, params, x))(trajectory)
+    memory, step = start.memory, jax.jit(network.step)
     for t in range(5):
         obs = trajectory.obs[t]
-        memory, _, _ = network.step(params, memory, obs, trajectory.reset[t])
+        memory, _, _ = step(params, memory, obs, trajectory.reset[t])
         last = trajectory.info["final_obs"][t]
-        _, _, value = network.step(params, memory, last, jnp.zeros(3, bool))
+        _, _, value = step(params, memory, last, jnp.zeros(3, bool))
         np.testing.assert_allclose(found[t], value, atol=1e-5)
         # The episode's bit is still the old one, not that of the next episode.
         np.testing.assert_array_equal(last[:, 0], obs[:, 0])
@@ -141,15 +143,18 @@ def test_memory_is_reset_in_the_update_as_it_was_when_acting():
     params = network.init(jax.random.key(0))
     levels = jnp.zeros(4)
     state = rollouts.start(env, network, jax.random.key(1), levels, 4)
+    play = jax.jit(
+        lambda key, state, n_steps: rollouts.rollout(
+            env, network, params, key, levels, state, n_steps
+        ),
+        static_argnums=2,
+    )
+    unroll = jax.jit(network.unroll)
     # 6 steps end with an episode's end, 4 in the middle of one.
     for n_steps in (6, 4, 5):
         start = state
-        state, trajectory, _ = rollouts.rollout(
-            env, network, params, jax.random.key(n_steps), levels, start, n_steps
-        )
-        raw, value = network.unroll(
-            params, start.memory, trajectory.obs, trajectory.reset
-        )
+        state, trajectory, _ = play(jax.random.key(n_steps), start, n_steps)
+        raw, value = unroll(params, start.memory, trajectory.obs, trajectory.reset)
         log_prob = jax.nn.log_softmax(raw)
         taken = jnp.take_along_axis(log_prob, trajectory.action[..., None], -1)[..., 0]
         np.testing.assert_allclose(value, trajectory.value, atol=1e-5)

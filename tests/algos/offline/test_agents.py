@@ -115,7 +115,7 @@ def test_slopes_are_compared_in_pairs():
 
 def test_edac_differentiates_each_critic_by_itself():
     agent = SAC(Factory(SMALL, 3, 2), SACConfig(n_critics=3, diversity=1.0))
-    state, batch = agent.init(KEY), batch_of()
+    state, batch = jax.jit(agent.init)(KEY), batch_of()
     slopes = agent._slopes(state.params["critic"], batch)
     eps = 1e-5  # the oracle computes in float64
     for i in range(3):
@@ -137,7 +137,7 @@ def test_td3_targets_hold_to_the_next_action_within_an_episode():
     config = TD3BCConfig(critic_bc=0.5, bc_distance="sum", target_noise=0.0)
     agent = TD3BC(Factory(SMALL, 3, 2), config)
     assert agent.needs == ("next_action",)
-    state, batch = agent.init(KEY), batch_of(ends="terminated")
+    state, batch = jax.jit(agent.init)(KEY), batch_of(ends="terminated")
     target = agent.target(state, batch, KEY)
     actor = state.params["actor"]
     for i in range(len(batch)):
@@ -157,7 +157,7 @@ def test_td3_targets_hold_to_the_next_action_within_an_episode():
 def test_td3_smooths_the_action_and_clips_it():
     config = TD3BCConfig(target_noise=100.0, target_noise_clip=0.5)
     agent = TD3BC(Factory(SMALL, 3, 2), config)
-    state, seen = agent.init(KEY), []
+    state, seen = jax.jit(agent.init)(KEY), []
 
     def critic(params, inputs, action):
         seen.append(action)
@@ -173,7 +173,7 @@ def test_td3_smooths_the_action_and_clips_it():
 
 def test_the_actor_of_td3_bc_is_weighed_by_the_size_of_values():
     agent = TD3BC(Factory(SMALL, 3, 2), TD3BCConfig())
-    state, batch = agent.init(KEY), batch_of()
+    state, batch = jax.jit(agent.init)(KEY), batch_of()
     loss, _ = agent._actor_loss(state, state.params["actor"], batch)
     action = np.tanh(oracle.mlp(state.params["actor"], batch.obs, 2))
     x = np.concatenate([batch.obs, action], axis=1)
@@ -186,7 +186,7 @@ def test_the_actor_of_td3_bc_is_weighed_by_the_size_of_values():
 
 def test_adam_steps_and_slow_copies_follow():
     agent = BC(Factory(SMALL, 3, 2), BCConfig())
-    state = agent.init(KEY)
+    state = jax.jit(agent.init)(KEY)
     state = state.replace(targets={"actor": state.params["actor"]})
     first, _ = descend(state, "actor", lambda p: (_sum(p), None), 0.1)
     # The first step of Adam is the learning rate in the gradient's direction.
@@ -370,7 +370,7 @@ def test_calibration_never_counts_a_value_below_the_return():
     config = SACConfig(cql_weight=1.0, cql_actions=3, calibrated=True)
     agent = SAC(Factory(SMALL, 3, 2), config)
     assert agent.needs == ("return_to_go",)
-    state, batch = agent.init(KEY), batch_of()
+    state, batch = jax.jit(agent.init)(KEY), batch_of()
     sampled = agent._sample(state, batch, KEY)
     data_q = agent._critic(state.params["critic"], batch.obs, batch.action)
     gap, extras = agent._gap(state.params["critic"], batch, sampled, data_q, 1.0)
@@ -391,7 +391,7 @@ def test_calibration_never_counts_a_value_below_the_return():
 
 def test_sampled_actions_come_with_the_densities_they_were_drawn_with():
     agent = SAC(Factory(SMALL, 3, 2), SACConfig(cql_weight=1.0, cql_actions=5))
-    state, batch = agent.init(KEY), batch_of()
+    state, batch = jax.jit(agent.init)(KEY), batch_of()
     action, log_density = agent._sample(state, batch, KEY)
     assert action.shape == (15, 8, 2)
     np.testing.assert_allclose(log_density[:5], -2 * np.log(2.0), rtol=1e-6)
@@ -407,7 +407,7 @@ def test_the_multiplier_rises_while_the_gap_is_too_wide():
     batches = jax.tree.map(lambda x: x[None], batch)
     for gap, rises in ((0.0, True), (100.0, False)):
         agent = SAC(factory, SACConfig(cql_weight=1.0, cql_actions=2, cql_gap=gap))
-        state = agent.init(KEY)
+        state = jax.jit(agent.init)(KEY)
         after, _ = jax.jit(agent.update)(state, batches, KEY)
         assert (float(after.params["log_multiplier"]) > 0) == rises
 
@@ -419,14 +419,16 @@ def test_the_temperature_steers_the_entropy():
     config = SACConfig(**FAST, temperature_lr=1e-2)
     agent = SAC(Factory(SMALL, 2, 1), config)
     _, metrics = trainer(agent, 800)(
-        agent.init(KEY), jax.tree.map(jnp.asarray, data.replace(rows=rows)), KEY
+        jax.jit(agent.init)(KEY),
+        jax.tree.map(jnp.asarray, data.replace(rows=rows)),
+        KEY,
     )
     assert float(metrics["entropy"][-50:].mean()) == pytest.approx(-1.0, abs=0.25)
 
 
 def test_iql_anneals_over_the_planned_run():
     agent = IQL(Factory(SMALL, 2, 1), IQLConfig(), 100)
-    state = agent.init(KEY)
+    state = jax.jit(agent.init)(KEY)
     lrs = [
         float(agent._actor_lr(state.replace(n_updates=jnp.int32(n))))
         for n in (0, 50, 100, 150)

@@ -151,7 +151,7 @@ def test_data_are_no_constants_of_the_program(folder):
         traces.append(1)
         return experiment.with_data(data).update(state)
 
-    state = experiment.init(KEY)
+    state = jax.jit(experiment.init)(KEY)
     first, _ = update(experiment.data, state)
     rows = experiment.data.rows
     other = experiment.data.replace(rows=rows.replace(action=-rows.action))

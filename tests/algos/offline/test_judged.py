@@ -43,7 +43,7 @@ def test_recorded_steps_get_the_judges_rewards():
 
 def test_actions_that_led_to_success_are_cloned_and_no_others():
     agent = agent_of()
-    state = agent.init(KEY)
+    state = jax.jit(agent.init)(KEY)
     fails = judged.failure(DISCOUNT)
     batch = some_of(
         {
@@ -59,7 +59,7 @@ def test_actions_that_led_to_success_are_cloned_and_no_others():
 
 def test_nothing_is_worth_less_than_failing_for_ever():
     agent = agent_of()
-    state = agent.init(KEY)
+    state = jax.jit(agent.init)(KEY)
     sunk = jax.tree.map(lambda x: x - 30.0, state.targets)
     batch = some_of(
         {

@@ -27,7 +27,7 @@ def played(whole, fragile=False, steps=20):
     experiment = build_on_push(name, **settings)
     stage = experiment.stages[ONLINE]
     assert isinstance(stage, OnlineStage)
-    state = experiment.init(KEY)
+    state = jax.jit(experiment.init)(KEY)
     run = jax.jit(
         lambda s: stage.play(s.stages[ONLINE], s.stages[ONLINE].agent, None, KEY)
     )
@@ -156,7 +156,7 @@ def test_soft_actor_critic_learns_to_push():
         discount=0.9,
     )
     update = jax.jit(experiment.update)
-    state = experiment.init(KEY)
+    state = jax.jit(experiment.init)(KEY)
     for _ in range(8):
         state, metrics = update(state)
     assert float(metrics["finite"]) == 1
@@ -177,7 +177,7 @@ def test_an_agent_goes_on_from_what_the_dataset_taught(push_dataset):
     assert experiment.env_steps(2) == 0
     assert experiment.env_steps(3) == 2 * Push().max_episode_steps
     update = jax.jit(experiment.update)
-    state = experiment.init(KEY)
+    state = jax.jit(experiment.init)(KEY)
     taught = None
     for i in range(4):
         state, metrics = update(state)

@@ -246,7 +246,7 @@ def test_nothing_is_replayed_from_an_empty_buffer():
     replay = LevelReplay(
         SPACE, ReplayConfig(replay_prob=1.0, min_fill=0.0, buffer_size=8), L
     )
-    state = replay.init(jax.random.key(0))
+    state = jax.jit(replay.init)(jax.random.key(0))
     for size, role in ((0, NEW_LEVELS), (1, REPLAYED)):
         state = state.replace(buffer=state.buffer.replace(size=jnp.int32(size)))
         assert int(replay.next_role(state, jax.random.key(1))) == role
@@ -388,7 +388,7 @@ def test_probabilities_mix_two_scores_and_staleness(clock):
         staleness_support="generated",
     )
     replay = LevelReplay(SPACE, config, 2, total_updates=20, dataset=GIVEN)
-    state = replay.init(jax.random.key(0))
+    state = jax.jit(replay.init)(jax.random.key(0))
     first, second = (np.float32(x) for x in ([1, 1, 3, 0, 9, 9], [2, 5, 0, 0, 9, 9]))
     last_seen = np.int32([1, -4, -4, -2, 0, 0])
     origin = np.int32([DATASET, DATASET, EDITED, GENERATED, NEW, NEW])
@@ -443,7 +443,7 @@ def both_scores(score, score2, n=L):
 
 def play_given(config, n_batches, feedback):
     replay = LevelReplay(SPACE, config, L, total_updates=n_batches, dataset=GIVEN)
-    state = replay.init(jax.random.key(0))
+    state = jax.jit(replay.init)(jax.random.key(0))
     sample, update = jax.jit(replay.sample, static_argnums=3), jax.jit(replay.update)
     for i in range(n_batches):
         key = jax.random.key(i)

@@ -145,26 +145,34 @@ class TestDraw:
 
 
 def test_loss_equals_numpy():
-    fit = VAE.init(jax.random.key(0))
-    grids = VAE.grids(jax.tree.map(jnp.asarray, GIVEN.levels))
+    fit = jax.jit(VAE.init)(jax.random.key(0))
+    grids = jax.jit(VAE.grids)(GIVEN.levels)
     params = {name: part["params"] for name, part in fit.variables.items()}
     config = dataclasses.replace(SMALL, layout_coef=2.0, goal_coef=3.0, start_coef=5.0)
     vae = LevelVAE(SPACE, config)
-    total, (_, metrics) = vae.loss(params, fit.variables, grids, jax.random.key(1))
+    total, (_, metrics) = jax.jit(vae.loss)(
+        params, fit.variables, grids, jax.random.key(1)
+    )
     expected = 0.0448 * metrics["kl"] - (
         2 * metrics["log_layout"] + 3 * metrics["log_goal"] + 5 * metrics["log_start"]
     )
     assert float(total) == pytest.approx(float(expected), rel=1e-5)
+
     # Terms by hand, from what the modules say.
-    encoder = fit.variables["encoder"]
-    (mean, std), _ = vae._encoder.apply(encoder, grids, True, mutable=["batch_stats"])
+    def say(module, name, x):
+        def apply(variables, x):
+            return module.apply(variables, x, True, mutable=["batch_stats"])[0]
+
+        return jax.jit(apply)(fit.variables[name], x)
+
+    mean, std = say(vae._encoder, "encoder", grids)
     kl = np.mean(
         [stats_kl(m, s) for m, s in zip(mean.ravel(), std.ravel(), strict=True)]
     )
     assert float(metrics["kl"]) == pytest.approx(kl, rel=1e-4)
     z = mean + std * jax.random.normal(jax.random.key(1), mean.shape)
-    decoder = fit.variables["decoder"]
-    (_, goal, start), _ = vae._decoder.apply(decoder, z, True, mutable=["batch_stats"])
+    _, goal, start = say(vae._decoder, "decoder", z)
+    goal, start, grids = jax.device_get((goal, start, grids))
     log_goal, log_start = [], []
     for i in range(len(GIVEN)):
         kinds = np.asarray(grids.kinds[i]).reshape(-1)
@@ -222,7 +230,7 @@ def test_generated_levels_are_played_and_are_never_held_out(trained):
         replay_prob=1.0, generate_prob=1.0, train_on_new=False, support="dataset"
     )
     replay = LevelReplay(SPACE, config, 24, dataset=GIVEN, generator=generator)
-    state = replay.init(jax.random.key(0))
+    state = jax.jit(replay.init)(jax.random.key(0))
     state = state.replace(clock=jnp.int32(5), last_role=jnp.int32(1))
     draw_batch = jax.jit(lambda key: replay.sample(state, key, key, 24)[1])
     for seed in range(8):
@@ -233,28 +241,31 @@ def test_generated_levels_are_played_and_are_never_held_out(trained):
 
 def test_of_several_candidates_a_solvable_one_counts():
     """An untrained model draws noise, most of which has no way to the goal."""
-    variables = VAE.init(jax.random.key(3)).variables
+    variables = jax.jit(VAE.init)(jax.random.key(3)).variables
+    draw_each = jax.jit(jax.vmap(VAE.draw))
+    valid = jax.jit(jax.vmap(SPACE.valid))
 
     def draw(candidates):
         config = GeneratorConfig(candidates=candidates)
         generator = InterpolatedLevels(VAE, GIVEN, config, variables)
-        model = generator.init(jax.random.key(0))
-        made = generator.propose(model, jax.random.key(1), 24)
+        model = jax.jit(generator.init)(jax.random.key(0))
+        propose = jax.jit(generator.propose, static_argnums=2)
+        made = jax.device_get(propose(model, jax.random.key(1), 24))
         keys = jax.random.split(jax.random.key(2), 24)
         return jax.jit(jax.vmap(generator.draw))(keys, made), made
 
     levels, made = draw(3)
-    solvable = np.asarray(jax.vmap(SPACE.valid)(levels))
+    solvable, levels = np.asarray(valid(levels)), jax.device_get(levels)
     for i in range(24):
         keys = jax.random.split(jax.random.split(jax.random.key(2), 24)[i], 3)
-        own = jax.vmap(VAE.draw)(keys, jax.tree.map(lambda x, i=i: x[i], made))
-        fits = np.asarray(jax.vmap(SPACE.valid)(own))
+        own = draw_each(keys, jax.tree.map(lambda x, i=i: x[i], made))
+        own, fits = jax.device_get((own, valid(own)))
         assert solvable[i] == fits.any()
         expected = jax.tree.map(lambda x: x[int(fits.argmax())], own)
         got = jax.tree.map(lambda x, i=i: x[i], levels)
         jax.tree.map(np.testing.assert_array_equal, got, expected)
     assert 0 < solvable.mean() < 1
-    once = np.asarray(jax.vmap(SPACE.valid)(draw(1)[0]))
+    once = np.asarray(valid(draw(1)[0]))
     assert once.mean() < solvable.mean()
     with pytest.raises(UserError, match="candidates is 0"):
         GeneratorConfig(candidates=0)
@@ -263,7 +274,7 @@ def test_of_several_candidates_a_solvable_one_counts():
 def test_pairs_start_and_end_at_given_levels(trained):
     """With no noise the ends of a pair decode as the given levels do."""
     generator = InterpolatedLevels(VAE, GIVEN, GeneratorConfig(), trained)
-    model = generator.init(jax.random.key(0))
+    model = jax.jit(generator.init)(jax.random.key(0))
     model = model.replace(std=jnp.zeros_like(model.std))
     made = generator.propose(model, jax.random.key(1), 18)
     given = VAE.decode(model.decoder, model.mean)

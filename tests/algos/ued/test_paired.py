@@ -81,8 +81,9 @@ def test_regret_is_paid_on_the_last_step_and_discounted_back():
     """Against the closed form: with values of zero and lambda 1, A_t = g^(T-1-t) R."""
     built = experiment(discount=0.9, gae_lambda=1.0)
     curriculum = built.curriculum
-    state = curriculum.init(jax.random.key(0))
-    _, draw = curriculum.sample(state, jax.random.key(1), jax.random.key(2), 8)
+    state = jax.jit(curriculum.init)(jax.random.key(0))
+    sample = jax.jit(curriculum.sample, static_argnums=3)
+    _, draw = sample(state, jax.random.key(1), jax.random.key(2), 8)
     play = draw.memo.building
     assert np.all(play.trajectory.terminated[-1])
     assert not np.any(play.trajectory.terminated[:-1])
@@ -92,7 +93,11 @@ def test_regret_is_paid_on_the_last_step_and_discounted_back():
     regret = jnp.arange(8, dtype=jnp.float32)
     reward = jnp.zeros_like(play.trajectory.reward).at[-1].set(regret)
     hyper, _ = curriculum._hyper
-    paid = play.with_reward(reward, curriculum.teacher, state.teacher, hyper)
+    paid = jax.jit(
+        lambda play, reward, teacher: play.with_reward(
+            reward, curriculum.teacher, teacher, hyper
+        )
+    )(play, reward, state.teacher)
     n_steps = TINY["n_blocks"] + 2
     powers = 0.9 ** (n_steps - 1 - np.arange(n_steps))
     np.testing.assert_allclose(
@@ -102,7 +107,7 @@ def test_regret_is_paid_on_the_last_step_and_discounted_back():
 
 def test_every_agent_learns_and_steps_of_both_students_count():
     built = experiment()
-    state = built.init(jax.random.key(0))
+    state = jax.jit(built.init)(jax.random.key(0))
     after, metrics = jax.jit(built.update)(state)
     before = state.curriculum
     for old, new in [
@@ -123,7 +128,7 @@ def test_every_agent_learns_and_steps_of_both_students_count():
 
 def test_minimax_has_no_antagonist():
     built = experiment(regret="minimax")
-    state = built.init(jax.random.key(0))
+    state = jax.jit(built.init)(jax.random.key(0))
     assert state.curriculum.antagonist is None
     assert built.env_steps_per_update == 8 * 32
     _, metrics = jax.jit(built.update)(state)
@@ -134,7 +139,7 @@ def test_minimax_has_no_antagonist():
 
 def test_a_teacher_that_breaks_down_is_noticed():
     built = experiment()
-    state = built.init(jax.random.key(0))
+    state = jax.jit(built.init)(jax.random.key(0))
     broken = jax.tree.map(lambda x: x * jnp.nan, state.curriculum.teacher.params)
     teacher = state.curriculum.teacher.replace(params=broken)
     state = state.replace(curriculum=state.curriculum.replace(teacher=teacher))
@@ -146,7 +151,7 @@ def test_repaired_trains_students_on_replay_and_the_teacher_on_new_levels():
     built = experiment(
         "repaired", buffer_size=8, min_fill=0.1, replay_prob=0.5, score="l1"
     )
-    state = built.init(jax.random.key(0))
+    state = jax.jit(built.init)(jax.random.key(0))
     update = jax.jit(built.update)
     roles = []
     for _ in range(12):
@@ -180,7 +185,7 @@ def test_repaired_under_vmap_decides_once_for_all_seeds():
     built = experiment("repaired", buffer_size=8, min_fill=0.1, seed_axis="vmap")
     from rlgen import programs
 
-    states = programs.over_seeds(built.init, "vmap")(
+    states = jax.jit(programs.over_seeds(built.init, "vmap"))(
         jax.random.split(jax.random.key(0), 2)
     )
     update = jax.jit(programs.over_seeds(built.update, "vmap"))
@@ -199,7 +204,7 @@ def test_the_teacher_finds_what_it_is_paid_for():
         discount=1.0,
     )
     curriculum = built.curriculum
-    state = curriculum.init(jax.random.key(0))
+    state = jax.jit(curriculum.init)(jax.random.key(0))
 
     @jax.jit
     def round_(teacher, key):
@@ -223,7 +228,7 @@ def test_the_teacher_finds_what_it_is_paid_for():
 
 def test_caves_too():
     built = experiment("paired", "cave")
-    _, metrics = jax.jit(built.update)(built.init(jax.random.key(0)))
+    _, metrics = jax.jit(built.update)(jax.jit(built.init)(jax.random.key(0)))
     assert metrics["finite"] == 1
     assert metrics["level_n_lava"] > 0
 

@@ -26,7 +26,7 @@ def learnability(hashes):
 
 def play(n_batches, config=CONFIG):
     sfl = SFL(SPACE, config, L)
-    state = sfl.init(jax.random.key(0))
+    state = jax.jit(sfl.init)(jax.random.key(0))
     sample, update = jax.jit(sfl.sample, static_argnums=3), jax.jit(sfl.update)
     for i in range(n_batches):
         key = jax.random.key(i)
@@ -70,7 +70,7 @@ def test_the_most_learnable_of_a_turn_are_kept_and_half_of_each_batch():
 def test_levels_that_cannot_be_learned_are_not_kept():
     """Unfinished levels (n = 0) and those with p(1 - p) = 0 are no candidates."""
     sfl = SFL(SPACE, CONFIG, L)
-    state = sfl.init(jax.random.key(0))
+    state = jax.jit(sfl.init)(jax.random.key(0))
     state, draw = sfl.sample(state, jax.random.key(0), jax.random.key(0), L)
     score = jnp.array([0.2, 0.0, jnp.nan, 0.1, 0.0, 0.0, 0.0, 0.25])
     count = jnp.array([5, 5, 0, 0, 5, 5, 5, 5], jnp.int32)
@@ -82,7 +82,7 @@ def test_levels_that_cannot_be_learned_are_not_kept():
 
 def test_with_nothing_learnable_it_trains_on_random_levels():
     sfl = SFL(SPACE, CONFIG, L)
-    state = sfl.init(jax.random.key(0)).replace(clock=jnp.int32(3))
+    state = jax.jit(sfl.init)(jax.random.key(0)).replace(clock=jnp.int32(3))
     state, draw = sfl.sample(state, jax.random.key(0), jax.random.key(0), L)
     assert bool(draw.trains) and len({hash_text(h) for h in draw.batch.hash}) == L
 
