@@ -38,10 +38,10 @@ def tiny(algorithm="accel", **settings):
     return training.make_config(algorithm, "maze", "quick", TINY | levels | settings)
 
 
-def train(config, path, **program):
+def train(config, path, program=None):
     store = RunStore.open(path, config.name, config)
-    made = program["program"].experiment if program else config.build()
-    states = runner.run(made, config.run, store, **program)
+    experiment = program.experiment if program else config.build()
+    states = runner.run(experiment, config.run, store, program=program)
     return store, jax.device_get(jax.tree.map(as_data, states))
 
 
@@ -56,13 +56,13 @@ def program():
 def whole(tmp_path_factory, program):
     """One uninterrupted run of ACCEL with two seeds, in chunks of two updates."""
     path = tmp_path_factory.mktemp("whole")
-    return train(tiny(seeds=2, eval_every=4), path, program=program)
+    return train(tiny(seeds=2, eval_every=4), path, program)
 
 
 @pytest.mark.parametrize("log_every", [1, 3])
 def test_chunk_sizes_end_with_the_same_bits(whole, program, tmp_path, log_every):
     config = tiny(seeds=2, eval_every=4, log_every=log_every)
-    assert_same_bits(train(config, tmp_path, program=program)[1], whole[1])
+    assert_same_bits(train(config, tmp_path, program)[1], whole[1])
 
 
 def test_no_program_knows_how_long_chunks_are(program):
@@ -316,7 +316,7 @@ def test_what_a_run_writes(whole):
 def test_evaluation_does_not_change_training(whole, program, tmp_path):
     """Held-out levels are only looked at: without them training is the same."""
     config = tiny(seeds=2, eval_every=0)
-    assert_same_bits(train(config, tmp_path, program=program)[1], whole[1])
+    assert_same_bits(train(config, tmp_path, program)[1], whole[1])
 
 
 def test_an_unwritable_directory_says_so(tmp_path):

@@ -66,7 +66,6 @@ def preset(name: str, size: str, repeats: int) -> Result:
       size: "paper" or "quick", the presets; "tiny" for the smallest maze.
     """
     del repeats  # what is compiled twice is cached
-    # Compiling is timed: nothing else can be smaller without being another program.
     settings = _TINY if size == "tiny" else _SETTINGS
     with tempfile.TemporaryDirectory() as cache, _dataset(name) as data:
         config = training.make_config(

@@ -81,23 +81,26 @@ def config_of(table, **settings):
 
 
 @pytest.fixture(scope="module")
-def program(table):
-    config = config_of(table, seeds=2, seed_axis="map")
-    return programs.Program(programs.Plan(config.build(), config.run)), config
+def config(table):
+    return config_of(table, seeds=2, seed_axis="map")
 
 
 @pytest.fixture(scope="module")
-def whole(program, tmp_path_factory):
-    program, config = program
+def program(config):
+    return programs.Program(programs.Plan(config.build(), config.run))
+
+
+@pytest.fixture(scope="module")
+def whole(config, program, tmp_path_factory):
     store = RunStore.open(str(tmp_path_factory.mktemp("whole")), config.name, config)
     states = runner.run(program.experiment, config.run, store, [], program)
-    return (states, store), config
+    return states, store
 
 
-def test_stages_follow_one_another(program, whole):
-    (states, store), config = whole
+def test_stages_follow_one_another(config, program, whole):
+    states, store = whole
     assert config.env == "tabletop" and config.run.n_updates == 5
-    experiment = program[0].experiment
+    experiment = program.experiment
     assert list(experiment.stages) == [CLASSIFIER, ADAPTED, AGENT, PRACTICE]
     rows = store.read_metrics()
     own = rows[(rows["kind"] == "train") & (rows["seed"] == 0)]
@@ -124,17 +127,15 @@ def test_stages_follow_one_another(program, whole):
 
 
 def test_a_stopped_run_in_other_chunks_ends_with_the_same_bits(
-    program, whole, tmp_path
+    config, program, whole, tmp_path
 ):
-    (states, _), config = whole
     config = configs.override(config, {"log_every": 2}, "test")
-    program, _ = program
     store = RunStore.open(str(tmp_path), config.name, config)
     with preempted():  # amid practice
         runner.run(program.experiment, config.run, store, [], program)
     assert store.read_run()["status"] == "preempted"
     again = runner.run(program.experiment, config.run, store, [], program)
-    assert_same_bits(states, again)
+    assert_same_bits(whole[0], again)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_other_tasks_than_the_target_are_left_where_they_are(table):
 
 
 def test_the_analysis_says_what_a_run_ended_with(whole, tmp_path, monkeypatch, capsys):
-    (_, store), _ = whole
+    _, store = whole
     path = Path(__file__).parents[3] / "analysis" / "reset_free.py"
     spec = importlib.util.spec_from_file_location("reset_free_script", path)
     script = importlib.util.module_from_spec(spec)
