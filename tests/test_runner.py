@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import TINY_MAZE, as_data, assert_same_bits, preempted
+from tiny import TINY_MAZE, as_data, assert_same_bits, operations, preempted
 
-from rlgen import memory, programs, runner, training
+from rlgen import programs, runner, training
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.store import RunStore
@@ -225,14 +225,6 @@ def compiled():
     """Settings of PLR with two seeds, and their programs."""
     config = tiny("plr", n_updates=7, eval_every=3, seeds=2)
     return config, programs.Program(programs.Plan(config.build(), config.run))
-
-
-def operations(jaxpr):
-    """Names of all operations of a program, those inside others too."""
-    for equation in jaxpr.eqns:
-        yield equation.primitive.name
-        for inner in memory.jaxprs_of(equation.params):
-            yield from operations(inner)
 
 
 def test_nothing_passes_between_host_and_device_inside_a_chunk(compiled):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlgen import programs, runner
+from rlgen import memory, programs, runner
 
 #: Of students on 5x5 mazes, for a few updates.
 TINY_MAZE: dict[str, Any] = {
@@ -64,6 +64,14 @@ def as_data(x):
     """A leaf that NumPy understands."""
     is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(x) if is_key else x
+
+
+def operations(jaxpr) -> Iterator[str]:
+    """Names of all operations of a program, those inside others too."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for inner in memory.jaxprs_of(equation.params):
+            yield from operations(inner)
 
 
 def assert_same_bits(a, b):
