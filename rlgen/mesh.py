@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,14 @@ from rlgen.errors import UserError
 PyTree = Any
 SEEDS, ENVS = "seeds_over_devices", "envs_over_devices"
 
+#: Of a CPU: a device waits for others in a loop and outside of it at once, and holds a
+#: thread with each. With one thread a device, XLA's own number, those that came to two
+#: sums in another order wait for each other for ever.
+_THREADS_PER_DEVICE = 8
+#: How long a device of a CPU waits for busy ones; XLA's 40 s would end the process.
+_PATIENCE_S = 3600
+_PATIENCE_FLAG = "--xla_cpu_collective_call_terminate_timeout_seconds"
+
 
 def provide(n_devices: int, n_processes: int = 1) -> None:
     """Asks the CPUs of all processes for so many devices.
@@ -35,6 +44,10 @@ def provide(n_devices: int, n_processes: int = 1) -> None:
     """
     n_devices = -(-n_devices // n_processes)
     if n_devices > 1:
+        os.environ.setdefault("PJRT_NPROC", str(_THREADS_PER_DEVICE * n_devices))
+        flag, given = _PATIENCE_FLAG, os.environ.get("XLA_FLAGS", "")
+        if flag not in given:
+            os.environ["XLA_FLAGS"] = f"{given} {flag}={_PATIENCE_S}".strip()
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", n_devices)
 

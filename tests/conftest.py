@@ -31,9 +31,13 @@ _CACHE = os.environ.get(
 )
 if _CACHE != "off":
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(_CACHE).expanduser())
-    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2 * 1024**3)
-    # Looking a program up costs as much as compiling the smallest.
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+    # The smallest too: tests run thousands of them, and loading one takes a third of
+    # the time of compiling it. JAX's own bound would look at all files at each write.
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+# How large the cache may be when tests begin.
+_CACHE_BYTES = 2 * 1024**3
 
 # One worker has all tests of a file, so those that take minutes begin first, and short
 # ones fill what is left at the end.
@@ -57,6 +61,19 @@ gc.set_threshold(100_000, 50, 1_000)
 # What a worker may hold before it forgets what it has compiled: between two files,
 # whose programs hardly ever meet again, and between two tests.
 _KEPT_BETWEEN_FILES, _KEPT_BETWEEN_TESTS = 1.25 * 1024**3, 1.45 * 1024**3
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Bounds the cache, once for all workers: what was written first goes first."""
+    if _CACHE == "off" or hasattr(config, "workerinput"):
+        return
+    written = {path: path.stat() for path in Path(_CACHE).expanduser().glob("*")}
+    size = sum(stat.st_size for stat in written.values())
+    for path in sorted(written, key=lambda path: written[path].st_mtime):
+        if size <= _CACHE_BYTES:
+            break
+        path.unlink(missing_ok=True)
+        size -= written[path].st_size
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -68,8 +68,16 @@ def refusals() -> list[str]:
     return said
 
 
+def n_threads() -> int:
+    """Those that XLA's programs may wait in."""
+    tasks = Path("/proc/self/task").glob("*/comm")
+    return sum(task.read_text().strip() == "tf_XLAEigen" for task in tasks)
+
+
 def main(folder: Path) -> None:
     mesh.provide(8)
+    jax.devices()
+    (folder / "threads.txt").write_text(str(n_threads()))
     (folder / "refused.txt").write_text("\n".join(refusals()))
     (folder / "update.txt").write_text(compiled_update(8, n_envs=16))
     four = {"seeds": 4, "n_envs": 8, "eval_every": 2, "checkpoint_every_s": 0.0}

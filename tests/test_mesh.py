@@ -63,6 +63,13 @@ def test_environments_are_really_parted(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads there")
+def test_devices_of_a_cpu_have_threads_to_wait_in(folder):
+    """With one a device, two of three runs waited for themselves, and were aborted."""
+    assert int((folder / "threads.txt").read_text()) == 8 * 8
+
+
+@pytest.mark.slow
 def test_what_cannot_be_spread_is_said(folder):
     said = (folder / "refused.txt").read_text().splitlines()
     assert len(said) == 3
