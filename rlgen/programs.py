@@ -52,13 +52,17 @@ def seed_keys(config: RunConfig) -> jax.Array:
     return jnp.stack([jax.random.key(config.seed + i) for i in range(config.seeds)])
 
 
-def return_freed_memory() -> None:
+def return_freed_memory(*, collect: bool = True) -> None:
     """Gives what compilers have freed back to the system, where the C library can.
 
     LLVM frees hundreds of MiB after a compilation; glibc keeps them, in pieces that the
     next compilation does not always find.
+
+    Args:
+      collect: look for garbage of Python's first.
     """
-    gc.collect()
+    if collect:
+        gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -246,7 +250,7 @@ class Program:
         """All programs, of their arguments without the data."""
 
         def compile_one(lowered: Any) -> Callable:
-            return_freed_memory()
+            return_freed_memory(collect=False)
             program = lowered.compile()
             return lambda *args: program(self.plan.data, *args)
 

@@ -172,9 +172,9 @@ def _asker(
 ) -> Callable[..., np.ndarray]:
     """A function of (experience of x, values of x) to first policy targets [M, X]."""
 
-    def ask(experience, values):
-        def one(params, x):
-            reward, prediction = experience(x)
+    @jax.jit
+    def first_target(reward, prediction):
+        def one(params, reward, prediction):
             done = jnp.zeros((_N_STEPS, 1), bool).at[-1].set(True)
             given = lpg.Experience(
                 reward=reward[:, None],
@@ -186,24 +186,30 @@ def _asker(
             )
             return lpg.targets(params, config, given).policy[0, 0]
 
-        over_x = jax.vmap(one, in_axes=(None, 0))
-        return np.asarray(jax.vmap(over_x, in_axes=(0, None))(params, values))
+        over_x = jax.vmap(one, in_axes=(None, 0, 0))
+        return jax.vmap(over_x, in_axes=(0, None, None))(params, reward, prediction)
 
-    return ask
-
-
-def _paid(config: lpg.LPGConfig, x: jax.Array, delay: int):
-    """An episode that pays x once, `delay` steps on; its predictions say nothing."""
-    even = jnp.full((_N_STEPS + 1, config.n_predictions), 1.0 / config.n_predictions)
-    return jnp.zeros(_N_STEPS).at[delay].set(x), even
+    return lambda experience, values: np.asarray(first_target(*experience(values)))
 
 
-def _foreseen(config: lpg.LPGConfig, x: jax.Array, category: int, at: int):
-    """An episode that pays nothing; prediction number `at` gives x to one category."""
-    reward, even = _paid(config, jnp.float32(0.0), 0)
-    rest = (1.0 - x) / max(config.n_predictions - 1, 1)
-    row = jnp.full(config.n_predictions, rest).at[category].set(x)
-    return reward, even.at[at].set(row)
+def _paid(config: lpg.LPGConfig, x: np.ndarray, delay: int):
+    """Episodes that pay x once, `delay` steps on; their predictions say nothing.
+
+    Returns:
+      rewards float32[X, T] and predictions float32[X, T + 1, M].
+    """
+    reward = np.zeros((len(x), _N_STEPS), np.float32)
+    reward[:, delay] = x
+    shape = (len(x), _N_STEPS + 1, config.n_predictions)
+    return reward, np.full(shape, 1.0 / config.n_predictions, np.float32)
+
+
+def _foreseen(config: lpg.LPGConfig, x: np.ndarray, category: int, at: int):
+    """Episodes that pay nothing; prediction number `at` gives x to one category."""
+    reward, prediction = _paid(config, np.zeros_like(x), 0)
+    prediction[:, at] = (1.0 - x[:, None]) / max(config.n_predictions - 1, 1)
+    prediction[:, at, category] = x
+    return reward, prediction
 
 
 def lives_picture(

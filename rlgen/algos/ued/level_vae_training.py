@@ -131,24 +131,29 @@ class LevelVAEExperiment(Experiment[FitState]):
 
         rows = np.linspace(0, len(self.dataset) - 1, 6).round().astype(int)
         given = jax.tree.map(jnp.asarray, take(self.dataset.levels, rows))
-        mean, _ = self.vae.encode(variables, self.vae.grids(given))
-        again = jax.vmap(self.vae.draw)(
-            jax.random.split(key, len(rows)),
-            self.vae.decode(variables["decoder"], mean),
-        )
-        both = jax.tree.map(lambda *x: jnp.concatenate(x), given, again)
+
+        def decoded(variables, key, z):
+            keys = jax.random.split(key, len(z))
+            proposal = self.vae.decode(variables["decoder"], z)
+            return jax.vmap(self.vae.draw)(keys, proposal)
+
+        @jax.jit
+        def levels_of(variables, given):
+            mean, _ = self.vae.encode(variables, self.vae.grids(given))
+            again = decoded(variables, key, mean)
+            both = jax.tree.map(lambda *x: jnp.concatenate(x), given, again)
+            made = self._generate(variables, key, 24)
+            solvable = jax.vmap(self.vae.space.valid)(made)
+            z = jax.random.normal(key, (12, mean.shape[1]))
+            return both, made, solvable, decoded(variables, key, z)
+
+        both, made, solvable, from_prior = levels_of(variables, given)
         names = [self.dataset.labels[i] for i in rows]
-        made = self._generate(variables, key, 24)
-        solvable = np.asarray(jax.vmap(self.vae.space.valid)(made))
         captions = [
             f"{'start of a pair' if i % 6 == 0 else 'end' if i % 6 == 5 else 'between'}"
             f"{'' if solvable[i] else ', unsolvable'}"
             for i in range(24)
         ]
-        prior = self.vae.decode(
-            variables["decoder"], jax.random.normal(key, (12, mean.shape[1]))
-        )
-        from_prior = jax.vmap(self.vae.draw)(jax.random.split(key, 12), prior)
         return [
             show(
                 both,

@@ -32,10 +32,11 @@ SPACE = Blocks(5, 6, max_blocks=12)
 SMALL = VAEConfig(latent_size=16, vae_hidden=32, vae_batch=8, vae_lr=3e-3)
 VAE = LevelVAE(SPACE, SMALL)
 GIVEN = LevelSet.generate(SPACE, 24, seed=0, split="train", name="given")
+SAMPLE = jax.jit(lambda key: SPACE.to_grid(SPACE.sample(key)))
 
 
 def sample_grid(seed):
-    return jax.tree.map(np.asarray, SPACE.to_grid(SPACE.sample(jax.random.key(seed))))
+    return jax.device_get(SAMPLE(jax.random.key(seed)))
 
 
 def adjacency(grid):
@@ -67,7 +68,7 @@ def test_neighbour_sums_equal_the_adjacency_matrix(seed):
     grid = sample_grid(seed)
     x = np.random.default_rng(seed).normal(size=(5, 6, 3)).astype(np.float32)
     expected = (adjacency(grid) @ x.reshape(30, 3)).reshape(5, 6, 3)
-    sums = neighbour_sum(grid, SPACE.free_kinds, jnp.asarray(x))
+    sums = jax.jit(neighbour_sum, static_argnums=1)(grid, SPACE.free_kinds, x)
     np.testing.assert_allclose(sums, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -110,7 +111,8 @@ class TestDraw:
             start=jnp.asarray(start, jnp.float32),
         )
         keys = jax.random.split(jax.random.key(0), n)
-        return VAE.grids(jax.vmap(lambda key: VAE.draw(key, proposal))(keys))
+        draw_all = jax.vmap(VAE.draw, in_axes=(0, None))
+        return jax.jit(lambda *x: VAE.grids(draw_all(*x)))(keys, proposal)
 
     def test_a_cell_is_free_if_free_kinds_have_more_than_half(self):
         """Kinds are empty, wall, lava, moss: the likeliest one does not decide."""
@@ -197,14 +199,14 @@ def stats_kl(mean, std):
 
 @pytest.fixture(scope="module")
 def trained():
-    grids = VAE.grids(jax.tree.map(jnp.asarray, GIVEN.levels))
+    grids = jax.jit(VAE.grids)(GIVEN.levels)
     return jax.jit(lambda key: VAE.train(key, grids, 300))(jax.random.key(0))
 
 
 def test_a_trained_model_remembers_its_levels(trained):
-    grids = VAE.grids(jax.tree.map(jnp.asarray, GIVEN.levels))
-    mean, _ = VAE.encode(trained, grids)
-    proposals = VAE.decode(trained["decoder"], mean)
+    grids = jax.jit(VAE.grids)(GIVEN.levels)
+    mean, _ = jax.jit(VAE.encode)(trained, grids)
+    proposals = jax.jit(VAE.decode)(trained["decoder"], mean)
     assert (
         np.mean(jnp.argmax(proposals.goal, -1) == grids.goal @ jnp.array([6, 1])) > 0.8
     )
@@ -276,8 +278,9 @@ def test_pairs_start_and_end_at_given_levels(trained):
     generator = InterpolatedLevels(VAE, GIVEN, GeneratorConfig(), trained)
     model = jax.jit(generator.init)(jax.random.key(0))
     model = model.replace(std=jnp.zeros_like(model.std))
-    made = generator.propose(model, jax.random.key(1), 18)
-    given = VAE.decode(model.decoder, model.mean)
+    propose = jax.jit(generator.propose, static_argnums=2)
+    made = propose(model, jax.random.key(1), 18)
+    given = jax.jit(VAE.decode)(model.decoder, model.mean)
     for i in (0, 5, 6, 11, 12, 17):
         gap = jnp.max(jnp.abs(given.goal - made.goal[i, 0]), axis=1)
         assert float(jnp.min(gap)) < 1e-3
