@@ -34,11 +34,14 @@ def finished_episodes(
     return episodes
 
 
-def level_feedback(episodes, n_levels, stored_max_return, optimal_return):
-    """Every score of every level, with counts; None where no episode finished."""
+def level_feedback(episodes, names, stored_max_return, optimal_return):
+    """Every score of every level, with counts; None where no episode finished.
+
+    Levels of one name are one level: their episodes are scored together.
+    """
     feedback = []
-    for level in range(n_levels):
-        own = [e for e in episodes if e["level"] == level]
+    for name in names:
+        own = [e for e in episodes if names[e["level"]] == name]
         if not own:
             feedback.append(
                 {
@@ -50,7 +53,8 @@ def level_feedback(episodes, n_levels, stored_max_return, optimal_return):
             )
             continue
         best_now = max(e["return"] for e in own)
-        best_ever = max(best_now, float(stored_max_return[level]))
+        stored = [s for s, n in zip(stored_max_return, names, strict=True) if n == name]
+        best_ever = max(best_now, *map(float, stored))
         solved = sum(e["success"] for e in own) / len(own)
         l1 = _mean(_mean(abs(a) for a in e["advantages"]) for e in own)
         feedback.append(
@@ -74,7 +78,7 @@ def level_feedback(episodes, n_levels, stored_max_return, optimal_return):
                     if solved > 0
                     else 0.0,
                     "true_regret": _mean(
-                        float(optimal_return[level]) - e["return"] for e in own
+                        float(optimal_return[e["level"]]) - e["return"] for e in own
                     ),
                     "mean_return": _mean(e["return"] for e in own),
                 },
@@ -110,22 +114,22 @@ class Buffer:
 
         Args:
           rows: dictionaries with hash, level, origin, parent, generation, score,
-            score2, max_return, n_episodes.
+            score2, max_return, n_episodes; those of one hash say the same.
           eviction_weight: one number per slot, inf protects.
           clock: what `last_seen` becomes.
         """
-        merged = {}
+        first = {}
         for index, row in enumerate(rows):
-            merged.setdefault(row["hash"], []).append(index)
+            first.setdefault(row["hash"], index)
 
         played, candidates = set(), []
         stored_before = len(self.slots)
-        for level_hash, indices in merged.items():
-            seen = _merge([rows[i] for i in indices])
+        for level_hash, index in first.items():
+            seen = rows[index]
             at = self.slot_of(level_hash)
             if at is None:
                 if seen["n_episodes"] > 0:
-                    candidates.append((indices[0], seen))
+                    candidates.append((index, seen))
                 continue
             played.add(at)
             slot = self.slots[at]
@@ -162,22 +166,6 @@ class Buffer:
                     self.slots[at] = slot
                     inserted[index] = True
         return inserted
-
-
-def _merge(copies):
-    """What all copies of one level in a batch showed together."""
-    total = sum(row["n_episodes"] for row in copies)
-    merged = {
-        "n_episodes": total,
-        "max_return": max(row["max_return"] for row in copies),
-        "score": 0.0,
-        "score2": 0.0,
-    }
-    for row in copies:
-        if row["n_episodes"] > 0:
-            merged["score"] += row["score"] * row["n_episodes"] / total
-            merged["score2"] += row["score2"] * row["n_episodes"] / total
-    return merged
 
 
 # --- The replay distribution ---------------------------------------------------------

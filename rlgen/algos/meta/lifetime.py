@@ -64,9 +64,9 @@ class Returns(struct.PyTreeNode):
         return jnp.mean(self.newest)
 
     @property
-    def success_rate(self) -> jax.Array:
-        """Share of environments whose newest return is above 0. ()."""
-        return jnp.mean(self.newest > 0, dtype=jnp.float32)
+    def n_success(self) -> jax.Array:
+        """Environments whose newest return is above 0. () int32."""
+        return jnp.sum(self.newest > 0, dtype=jnp.int32)
 
 
 class Life(struct.PyTreeNode):

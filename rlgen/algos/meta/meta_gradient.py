@@ -25,7 +25,7 @@ from rlgen.algos.meta.lifetime import Life, Lifetime
 from rlgen.algos.meta.tasks import Task
 from rlgen.algos.ppo import Learner
 from rlgen.algos.ued import scores
-from rlgen.algos.ued.buffer import NEW, LevelBatch
+from rlgen.algos.ued.buffer import NEW, LevelBatch, first_of_each
 from rlgen.algos.ued.curriculum import NEW_LEVELS, Draw, fresh_batch, mean_over
 from rlgen.env import select
 from rlgen.errors import UserError
@@ -441,33 +441,31 @@ class MetaGradient(MetaLearning[MetaGradientState]):
     def _feedback(self, state, agents, rivals, earned, ended, advantage, value):
         """What ended lives tell of their tasks; the others tell nothing yet."""
         batch = agents.batch
-        best = jnp.maximum(
-            self.curriculum.best_returns(state.curriculum, batch), earned
-        )
         optimal = rival = None
         if "true_regret" in self.curriculum.scores:
             optimal = jax.vmap(self.env.optimal_return)(batch.levels.level)
         if rivals is not None:
             rival = jax.vmap(lambda r: r.mean)(rivals.returns)
         axes = (1, 2)
+        returns = agents.lives.returns
         lives = scores.Episodes(
             l1=jnp.mean(jnp.abs(advantage), axes),
             positive=jnp.mean(jnp.maximum(advantage, 0.0), axes),
             negative=jnp.mean(jnp.maximum(-advantage, 0.0), axes),
             value=jnp.mean(value, axes),
             mean_return=earned,
-            success_rate=jax.vmap(lambda r: r.success_rate)(agents.lives.returns),
-            max_return=best,
+            n_played=jnp.full(*returns.last.shape, jnp.int32),
+            n_success=jax.vmap(lambda r: r.n_success)(returns),
+            max_return=self.curriculum.best_returns(state.curriculum, batch),
             optimal_return=optimal,
             antagonist_return=rival,
         )
-        first, second = (scores.SCORES[n](lives) for n in self.curriculum.scores)
         # The first lives were cut short: no lifetime that is ever drawn, so no task.
         told = ended & (batch.levels.lifetime >= self.tasks.min_lifetime)
-        return scores.Feedback(
-            score=first,
-            score2=second,
-            max_return=jnp.where(told, best, -jnp.inf),
-            n_episodes=told.astype(jnp.int32),
-            n_success=(told & (earned > 0)).astype(jnp.int32),
+        return scores.pooled(
+            self.curriculum.scores,
+            lives,
+            told.astype(jnp.int32),
+            earned,
+            first_of_each(batch.hash),
         )

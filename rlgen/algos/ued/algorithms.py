@@ -254,9 +254,10 @@ VAE_DRED = GenerativeAlgorithm(
 
 # Rutherford et al. 2024, minigrid: 256 x 256 steps, Adam 2.5e-4 annealed, gamma 0.99,
 # lambda 0.95, clip 0.04, 4 epochs of 4 minibatches; 25,000 levels of 2,000 steps (98
-# batches here, of 256 steps), 1,000 kept, 100 updates between.
+# batches here, of eight rollouts), 1,000 kept, 100 updates between.
 _SFL_PAPER: dict[str, Any] = _PAPER | {
-    "n_updates": 9_000,
+    # 300 million steps that train: 46 turns of 884 updates, the last one cut short.
+    "n_updates": 40_641,
     "n_envs": 256,
     "n_epochs": 4,
     "n_minibatches": 4,
@@ -266,6 +267,7 @@ _SFL_PAPER: dict[str, Any] = _PAPER | {
     "clip": 0.04,
     "entropy_coef": 0.0,
     "scoring_batches": 98,
+    "scoring_rollouts": 8,
     "training_batches": 100,
     "n_kept": 1000,
 }
@@ -276,7 +278,7 @@ SFL_ALGORITHM = CurriculumAlgorithm(
     make=SFL.of,
     options=SFLConfig(),
     presets={
-        "quick": QUICK_STUDENT | {"n_updates": 450, "eval_every": 90, "solvable": True},
+        "quick": QUICK_STUDENT | {"n_updates": 492, "eval_every": 82, "solvable": True},
         "paper": _SFL_PAPER,
     },
 )

@@ -98,41 +98,6 @@ def best_returns(buffer: LevelBuffer, hashes: jax.Array) -> jax.Array:
     return jnp.where(slot >= 0, buffer.max_return[slot], -jnp.inf)
 
 
-def merge_duplicates(
-    hashes: jax.Array, feedback: Feedback
-) -> tuple[Feedback, jax.Array]:
-    """Gives every copy of a level in a batch what all its copies showed together.
-
-    Scores are averaged over finished episodes, returns are maximised, counts added.
-
-    Returns:
-      the merged feedback, and which rows are the first of their level. bool[L].
-    """
-    n_rows = len(hashes)
-    group = first_of_each(hashes)
-
-    def over_copies(reduce, values):
-        return reduce(values, group, n_rows)[group]
-
-    n_episodes = over_copies(jax.ops.segment_sum, feedback.n_episodes)
-    weight = feedback.n_episodes.astype(jnp.float32)
-    total = jnp.maximum(n_episodes.astype(jnp.float32), 1.0)
-
-    def mean(score):
-        # Not weight * score alone: what is undefined may be NaN, and 0 x NaN is NaN.
-        terms = jnp.where(weight > 0, weight * score, 0.0)
-        return over_copies(jax.ops.segment_sum, terms) / total
-
-    merged = Feedback(
-        score=mean(feedback.score),
-        score2=mean(feedback.score2),
-        max_return=over_copies(jax.ops.segment_max, feedback.max_return),
-        n_episodes=n_episodes,
-        n_success=over_copies(jax.ops.segment_sum, feedback.n_success),
-    )
-    return merged, group == jnp.arange(n_rows)
-
-
 def first_of_each(hashes: jax.Array) -> jax.Array:
     """For each of L rows the first row with its hash uint32[L, 2]. int32[L].
 
@@ -170,7 +135,7 @@ def record(
 
     Args:
       batch: L levels that were played.
-      feedback: what the rollouts showed of them.
+      feedback: what the rollouts showed of them, with equal rows for copies.
       eviction_weight: float32[C], usually the replay probability; inf protects.
       clock: int32[], the time that counts for staleness.
       insert_by: whether the "first" or the "second" score of a level decides.
@@ -181,7 +146,7 @@ def record(
       the buffer, and which of the L levels were inserted. bool[L].
     """
     capacity = buffer.capacity
-    feedback, is_first = merge_duplicates(batch.hash, feedback)
+    is_first = first_of_each(batch.hash) == jnp.arange(len(batch.hash))
     known_slot = find(buffer, batch.hash)
     is_known = known_slot >= 0
     is_scored = feedback.n_episodes > 0

@@ -20,7 +20,7 @@ from rlgen.algos.ued.buffer import (
     NEW,
     LevelBatch,
     LevelBuffer,
-    merge_duplicates,
+    first_of_each,
 )
 from rlgen.algos.ued.scores import Feedback
 from rlgen.env import Env
@@ -40,6 +40,8 @@ class Draw(struct.PyTreeNode):
     batch: LevelBatch  # [L, ...]
     role: jax.Array  # () int32, index into ROLES
     trains: jax.Array  # () bool: learn from the rollouts, or only score them
+    # () bool: the levels of the last batch again, whose episodes go on; None for never.
+    goes_on: jax.Array | None = None
     memo: PyTree = None  # what the curriculum wants to see again in `update`
 
     @classmethod
@@ -51,7 +53,12 @@ class Draw(struct.PyTreeNode):
         memo: PyTree = None,
     ) -> Draw:
         """A batch that trains, of new levels, unless told otherwise."""
-        return cls(batch, jnp.asarray(role, jnp.int32), jnp.asarray(trains, bool), memo)
+        return cls(
+            batch,
+            jnp.asarray(role, jnp.int32),
+            jnp.asarray(trains, bool),
+            memo=memo,
+        )
 
 
 class LevelDistribution(abc.ABC, Generic[StateT]):
@@ -65,6 +72,11 @@ class LevelDistribution(abc.ABC, Generic[StateT]):
     def scores(self) -> tuple[str, str]:
         """Names of the scores that `update` wants in the feedback's two channels."""
         return "learnability", "learnability"
+
+    @property
+    def continues_batches(self) -> bool:
+        """Whether episodes of one batch may go on in the next (`Draw.goes_on`)."""
+        return False
 
     @property
     def env_steps_per_update(self) -> int:
@@ -204,7 +216,8 @@ def buffer_metrics(buffer: LevelBuffer, clock: jax.Array) -> dict[str, jax.Array
 
 def batch_metrics(draw: Draw, feedback: Feedback) -> dict[str, jax.Array]:
     """What a batch showed: distinct and finished levels, score by role."""
-    unique = jnp.sum(merge_duplicates(draw.batch.hash, feedback)[1])
+    first = first_of_each(draw.batch.hash)
+    unique = jnp.sum(first == jnp.arange(len(first)))
     is_finished = feedback.n_episodes > 0
     mean_score = mean_over(feedback.score, is_finished)
     return {

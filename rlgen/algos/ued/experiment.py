@@ -20,9 +20,10 @@ from rlgen.algos import ppo
 from rlgen.algos.rules import ActorCriticRule, UpdateRule
 from rlgen.algos.student import Student
 from rlgen.algos.ued import diagnostics, scores
+from rlgen.algos.ued.buffer import first_of_each
 from rlgen.algos.ued.curriculum import ROLES, LevelDistribution
 from rlgen.algos.ued.diagnostics import DiagnosticsConfig
-from rlgen.env import Env, take
+from rlgen.env import Env, select, take
 from rlgen.errors import UserError
 from rlgen.evaluation import zero_shot
 from rlgen.experiment import EvalResult, Experiment, Metrics, all_finite
@@ -55,8 +56,9 @@ class UEDState(struct.PyTreeNode):
     learner: ppo.Learner
     hyper: ppo.Hyperparameters
     curriculum: PyTree
-    ongoing: RolloutState | None  # episodes that go on in the next update
-    ongoing_levels: PyTree  # the levels they are played on, [B, ...], or None
+    ongoing: RolloutState | None  # episodes that may go on in the next update
+    # The levels they are played on, [B, ...], if they are not the next batch's.
+    ongoing_levels: PyTree
     ongoing_returns: jax.Array | None  # (B,) float32, what they have earned so far
     key: jax.Array
     n_updates: jax.Array  # () int32
@@ -106,6 +108,11 @@ class UED(Experiment[UEDState]):
 
     def __post_init__(self):
         check_auto_reset(self.auto_reset, self.continue_episodes)
+        if self.continue_episodes and self.curriculum.continues_batches:
+            raise UserError(
+                "This curriculum says itself which episodes go on: leave "
+                "continue_episodes out."
+            )
         horizon = self.env.max_episode_steps
         if not self.continue_episodes and self.config.n_steps < horizon:
             warnings.warn(
@@ -145,6 +152,15 @@ class UED(Experiment[UEDState]):
             ongoing_levels = draw.batch.levels
             ongoing = self.student.start(key_start, ongoing_levels)
             ongoing_returns = jnp.zeros(self.config.n_envs)
+        elif self.curriculum.continues_batches:
+            # Never played on: the first batch of all is a new one.
+            n_envs = self.config.n_envs
+            levels = jax.tree.map(
+                lambda x: jnp.broadcast_to(x, (n_envs, *jnp.shape(x))),
+                self.space.example(),
+            )
+            ongoing = self.student.start(key_start, levels)
+            ongoing_returns = jnp.zeros(self.config.n_envs)
         return UEDState(
             learner=self.student.init(key_learner, hyper),
             hyper=hyper,
@@ -177,6 +193,11 @@ class UED(Experiment[UEDState]):
             start = state.ongoing
         else:
             start = self.student.start(key_start, levels)
+        begun = state.ongoing_returns
+        if draw.goes_on is not None:
+            assert state.ongoing is not None, "the state has no ongoing episodes"
+            start = select(draw.goes_on, state.ongoing, start)
+            begun = jnp.where(draw.goes_on, begun, 0.0)
 
         play = self.student.play(state.learner, state.hyper, key_roll, pool, start)
         trajectory = play.trajectory
@@ -196,11 +217,9 @@ class UED(Experiment[UEDState]):
         )
 
         ongoing, ongoing_levels = self._hand_over(play.end, pool)
-        returns = scores.episode_returns(
-            trajectory.reward, trajectory.done, state.ongoing_returns
-        )
+        returns = scores.episode_returns(trajectory.reward, trajectory.done, begun)
         ongoing_returns = None
-        if self.continue_episodes:
+        if ongoing is not None:
             ongoing_returns = jnp.where(trajectory.done[-1], 0.0, returns[-1])
         metrics = self._metrics(trajectory, returns, draw, learn_metrics)
         metrics |= batch_metrics | self.curriculum.metrics(curriculum, key_metrics)
@@ -225,7 +244,7 @@ class UED(Experiment[UEDState]):
     ) -> tuple[RolloutState | None, PyTree]:
         """Ongoing episodes, and a pool that begins with their levels, one per slot."""
         if not self.continue_episodes:
-            return None, None
+            return (end if self.curriculum.continues_batches else None), None
         levels = take(pool, end.env_state.level_index)
         slots = jnp.arange(self.config.n_envs, dtype=jnp.int32)
         ongoing = end.replace(env_state=end.env_state.replace(level_index=slots))
@@ -240,33 +259,25 @@ class UED(Experiment[UEDState]):
             )
         else:
             level_index = trajectory.info["level_index"]
-        n_levels = n_envs
         if self.continue_episodes:
             # Episodes begun on older levels score nothing: their first steps are gone.
             level_index = jnp.where(level_index < n_envs, n_envs, level_index - n_envs)
-            n_levels = n_envs + 1
         optimal_return = None
         if self.needs_oracle:
             optimal_return = jax.vmap(self.env.optimal_return)(batch.levels)
         best = self.curriculum.best_returns(state.curriculum, batch)
-        if n_levels > n_envs:
-            pad = [(0, n_levels - n_envs)]
-            best = jnp.pad(best, pad, constant_values=-jnp.inf)
-            if optimal_return is not None:
-                optimal_return = jnp.pad(optimal_return, pad)
         if self.network.n_values > 1:  # a prediction is no value
             nothing = jnp.zeros_like(trajectory.reward)
             trajectory = trajectory.replace(value=nothing)
-        feedback = scores.score(
+        return scores.score(
             self.curriculum.scores,
             trajectory,
             advantage,
             level_index,
-            n_levels,
+            first_of_each(batch.hash),
             best,
             optimal_return,
         )
-        return jax.tree.map(lambda x: x[:n_envs], feedback)
 
     def _metrics(self, trajectory, returns, draw, learn_metrics) -> Metrics:
         done = trajectory.done

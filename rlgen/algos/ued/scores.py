@@ -1,8 +1,10 @@
 """How much a level can still teach: scores from one batch of rollouts.
 
 Only finished episodes count, each with equal weight however long it was (the mean
-over its steps first, then over episodes). A level without a finished episode has no
-score; the buffer then keeps its old one.
+over its steps first, then over episodes). A score is taken of all episodes of a level
+together, those of its copies in the batch too: of eight copies with one episode each,
+four of them solved, learnability is 1/4, where the mean over copies would be 0. A level
+without a finished episode has no score; the buffer then keeps its old one.
 
 "algorithmic_regret" is what a hand-written algorithm's agent earns more than the
 learned rule's (Jackson et al. 2023, GROOVE). Sources of the others: L1 and positive
@@ -24,7 +26,10 @@ from rlgen.rollout import Trajectory
 
 
 class Feedback(struct.PyTreeNode):
-    """What a batch of rollouts tells about each of its L levels."""
+    """What a batch of rollouts tells about each of its L levels.
+
+    Copies of one level have equal rows: what all of them showed together.
+    """
 
     score: jax.Array  # (L,) float32, undefined where n_episodes is 0
     score2: jax.Array  # (L,) float32, the second channel
@@ -34,17 +39,32 @@ class Feedback(struct.PyTreeNode):
 
 
 class Episodes(struct.PyTreeNode):
-    """Means over the finished episodes of each level, and what is known of it."""
+    """Means over the finished episodes of each level, and what is known of it.
+
+    Where lives are scored (GROOVE), each is one "episode" of the means, and the counts are
+    of its environments.
+    """
 
     l1: jax.Array  # (L,) mean of |A_t|
     positive: jax.Array  # (L,) mean of max(A_t, 0)
     negative: jax.Array  # (L,) mean of max(-A_t, 0)
     value: jax.Array  # (L,) mean of V_t
     mean_return: jax.Array  # (L,)
-    success_rate: jax.Array  # (L,)
+    n_played: jax.Array  # (L,) int32
+    n_success: jax.Array  # (L,) int32, of those
     max_return: jax.Array  # (L,) best ever, this batch included
     optimal_return: jax.Array | None  # (L,) from the environment's oracle
     antagonist_return: jax.Array | None = None  # (L,) of agents of another rule
+
+
+def learnability(n_success: jax.Array, n_played: jax.Array) -> jax.Array:
+    """p (1 - p) of p = n_success / n_played, both int32. float32, 0 if nothing was played.
+
+    Exactly 0 where all or none succeeded, for the failures are counted: 1 - p of a
+    rounded quotient p need not be 0, and what is mastered would still seem to teach.
+    """
+    n = jnp.maximum(n_played, 1).astype(jnp.float32)
+    return (n_success / n) * ((n_played - n_success) / n)
 
 
 def _true_regret(e: Episodes) -> jax.Array:
@@ -62,11 +82,11 @@ SCORES: dict[str, Callable[[Episodes], jax.Array]] = {
     "pvl": lambda e: e.positive,
     "maxmc": lambda e: e.max_return - e.value,
     "grounded_l1": lambda e: jnp.where(e.max_return > 0, e.l1, 0.0),
-    "learnability": lambda e: e.success_rate * (1.0 - e.success_rate),
+    "learnability": lambda e: learnability(e.n_success, e.n_played),
     "true_regret": _true_regret,
     "algorithmic_regret": _algorithmic_regret,
     "mean_return": lambda e: e.mean_return,
-    "mna": lambda e: jnp.where(e.success_rate > 0, e.negative, 0.0),
+    "mna": lambda e: jnp.where(e.n_success > 0, e.negative, 0.0),
 }
 NEEDS_ORACLE = frozenset({"true_regret"})
 # Agents of another rule live on the same tasks: where update rules are learned.
@@ -115,12 +135,60 @@ def episode_returns(
     return jax.lax.scan(step, begun, (reward, done), unroll=4)[1]
 
 
+def pooled(
+    names: tuple[str, str],
+    rows: Episodes,
+    n_episodes: jax.Array,
+    best: jax.Array,
+    first_copy: jax.Array,
+) -> Feedback:
+    """Scores levels by what all rows of each showed together.
+
+    Args:
+      names: scores of the first and of the second channel, from `SCORES`.
+      rows: what each of L rows showed; undefined where it has no episode.
+      n_episodes: int32[L], how many episodes the means of a row are over.
+      best: float32[L], best return of a row in this batch.
+      first_copy: int32[L], the first row of the same level.
+    """
+    n_rows = len(first_copy)
+    is_told = n_episodes > 0
+
+    def over_copies(reduce, values):
+        return reduce(values, first_copy, n_rows)[first_copy]
+
+    total = over_copies(jax.ops.segment_sum, n_episodes)
+
+    def pool(x: jax.Array) -> jax.Array:
+        if jnp.issubdtype(x.dtype, jnp.integer):
+            return over_copies(jax.ops.segment_sum, jnp.where(is_told, x, 0))
+        # Not n * x alone: what is undefined may be NaN, and 0 x NaN is NaN.
+        terms = jnp.where(is_told, n_episodes * x, 0.0)
+        return over_copies(jax.ops.segment_sum, terms) / jnp.maximum(total, 1)
+
+    best = over_copies(jax.ops.segment_max, jnp.where(is_told, best, -jnp.inf))
+    known = over_copies(jax.ops.segment_max, rows.max_return)
+    level = jax.tree.map(pool, rows.replace(max_return=None))
+    level = level.replace(max_return=jnp.maximum(known, best))
+
+    def scored(name: str) -> jax.Array:
+        return jnp.where(total > 0, SCORES[name](level), 0.0).astype(jnp.float32)
+
+    return Feedback(
+        score=scored(names[0]),
+        score2=scored(names[1]),
+        max_return=best,
+        n_episodes=total,
+        n_success=level.n_success,
+    )
+
+
 def score(
     names: tuple[str, str],
     trajectory: Trajectory,
     advantage: jax.Array,
     level_index: jax.Array,
-    n_levels: int,
+    first_copy: jax.Array,
     max_return: jax.Array,
     optimal_return: jax.Array | None,
 ) -> Feedback:
@@ -130,8 +198,9 @@ def score(
       names: scores of the first and of the second channel, from `SCORES`.
       trajectory: T steps of B environments.
       advantage: float32[T, B].
-      level_index: int32[T, B], which of the L levels each step was played on.
-      n_levels: L.
+      level_index: int32[T, B], which of the L levels each step was played on; steps
+        with a number of L and above count for none.
+      first_copy: int32[L], the first of the L that is the same level.
       max_return: float32[L], best return ever seen on each level, -inf if none.
       optimal_return: float32[L], needed by `true_regret`, else None.
     """
@@ -149,43 +218,28 @@ def score(
     )
     returns = episode_returns(trajectory.reward, done)
     success = done & trajectory.info["success"]
-    columns = jnp.concatenate(
-        [
-            means,
-            returns[..., None],
-            success[..., None].astype(jnp.float32),
-            jnp.ones_like(returns)[..., None],
-        ],
-        axis=-1,
-    )
-    columns = jnp.where(done[..., None], columns, 0.0)
-    index = level_index.reshape(-1)
-    sums = jax.ops.segment_sum(
-        columns.reshape(-1, columns.shape[-1]), index, num_segments=n_levels
-    )
-    best = jax.ops.segment_max(
-        jnp.where(done, returns, -jnp.inf).reshape(-1), index, num_segments=n_levels
-    )
-    count = sums[:, 5]
-    mean = sums[:, :5] / jnp.maximum(count, 1.0)[:, None]
-    episodes = Episodes(
+    columns = jnp.concatenate([means, returns[..., None]], axis=-1)
+    counts = jnp.stack([done, success], -1).astype(jnp.int32)
+    # What ended no episode is out of range, too, and dropped.
+    n_levels = len(first_copy)
+    index = jnp.where(done, level_index, n_levels).reshape(-1)
+
+    def per_level(reduce, x):
+        return reduce(x.reshape(len(index), *x.shape[2:]), index, n_levels)
+
+    n_episodes, n_success = per_level(jax.ops.segment_sum, counts).T
+    sums = per_level(jax.ops.segment_sum, columns)
+    mean = sums / jnp.maximum(n_episodes, 1)[:, None]
+    rows = Episodes(
         l1=mean[:, 0] + mean[:, 1],
         positive=mean[:, 0],
         negative=mean[:, 1],
         value=mean[:, 2],
         mean_return=mean[:, 3],
-        success_rate=mean[:, 4],
-        max_return=jnp.maximum(best, max_return),
+        n_played=n_episodes,
+        n_success=n_success,
+        max_return=max_return,
         optimal_return=optimal_return,
     )
-
-    def finite(score):
-        return jnp.where(count > 0, score, 0.0).astype(jnp.float32)
-
-    return Feedback(
-        score=finite(SCORES[names[0]](episodes)),
-        score2=finite(SCORES[names[1]](episodes)),
-        max_return=best,
-        n_episodes=count.astype(jnp.int32),
-        n_success=sums[:, 4].astype(jnp.int32),
-    )
+    best = per_level(jax.ops.segment_max, returns)
+    return pooled(names, rows, n_episodes, best, first_copy)

@@ -1,20 +1,23 @@
 """Sampling for learnability (SFL, Rutherford et al. 2024).
 
 In turns: batches of random levels are only scored and the most learnable kept; then
-the student trains for a while on batches that mix kept levels with random ones. Scoring
-rollouts are batches like any other, so their environment steps are counted.
+the student trains for a while on batches that mix kept levels with random ones. A batch
+is scored by several rollouts whose episodes go on from one to the next, for one rollout
+of about a time limit sees only failures that begin with it: after a win no failure ever
+ends. Scoring rollouts are batches like any other, so their environment steps are counted.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from rlgen.algos.ued import buffer as level_buffer
-from rlgen.algos.ued.buffer import LevelBuffer
+from rlgen.algos.ued.buffer import LevelBatch, LevelBuffer
 from rlgen.algos.ued.curriculum import (
     NEW_LEVELS,
     REPLAYED,
@@ -25,9 +28,13 @@ from rlgen.algos.ued.curriculum import (
     buffer_metrics,
     new_batch,
 )
+from rlgen.algos.ued.scores import learnability
 from rlgen.env import Env
 from rlgen.errors import UserError
 from rlgen.levels import LevelSpace
+
+#: Time limits that a level is played for at least, to tell how often it is solved.
+MIN_TIME_LIMITS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +43,17 @@ class SFLConfig:
 
     Attributes:
       scoring_batches: batches of random levels that are scored in a turn.
+      scoring_rollouts: rollouts of n_steps that each of them is played for; 0 for as many
+        as eight time limits take.
       training_batches: batches that train before the next turn.
       n_kept: K, the most learnable levels that are kept.
       kept_share: share of each training batch that is drawn from them.
     """
 
-    scoring_batches: int = 20
+    scoring_batches: int = 4
+    scoring_rollouts: int = 0
     training_batches: int = 50
-    n_kept: int = 100
+    n_kept: int = 32
     kept_share: float = 0.5
 
     def __post_init__(self):
@@ -51,19 +61,32 @@ class SFLConfig:
             raise UserError(
                 "scoring_batches, training_batches and n_kept must be at least 1."
             )
+        if self.scoring_rollouts < 0:
+            raise UserError(
+                f"scoring_rollouts is {self.scoring_rollouts}: choose 1 or more, or 0 for "
+                "as many as eight time limits take."
+            )
         if not 0.0 < self.kept_share <= 1.0:
             raise UserError(
                 f"kept_share is {self.kept_share}: choose more than 0, at most 1."
             )
 
 
-def check_horizon(env: Env, n_steps: int) -> None:
-    """Raises `UserError` if scoring may see no episode end."""
-    if n_steps < env.max_episode_steps:
+def rollouts_to_score(config: SFLConfig, env: Env, n_steps: int) -> int:
+    """How many rollouts of `n_steps` score a batch.
+
+    Raises:
+      UserError: failures would hardly be seen in them.
+    """
+    horizon = env.max_episode_steps
+    needed = math.ceil(MIN_TIME_LIMITS * horizon / n_steps)
+    asked = config.scoring_rollouts or needed
+    if asked < needed:
         raise UserError(
-            f"SFL scores levels by finished episodes, but {n_steps} steps may end none "
-            f"of up to {env.max_episode_steps}: raise n_steps or lower max_steps."
+            f"{asked} scoring_rollouts of {n_steps} steps see hardly a failure of up to "
+            f"{horizon} steps: choose {needed} or more (eight time limits), or 0."
         )
+    return asked
 
 
 class SFLState(struct.PyTreeNode):
@@ -71,6 +94,9 @@ class SFLState(struct.PyTreeNode):
 
     buffer: LevelBuffer  # K slots
     clock: jax.Array  # () int32, batches so far
+    scored: LevelBatch  # [L, ...], the levels that are being scored
+    n_episodes: jax.Array  # (L,) int32, finished on them so far
+    n_success: jax.Array  # (L,) int32, of those
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +107,14 @@ class SFL(LevelDistribution[SFLState]):
       space: where random levels come from; only its train split is used.
       config: see `SFLConfig`.
       n_levels: L, levels per batch.
+      n_rollouts: that a batch is scored by; see `rollouts_to_score`.
       seed_axis: name of the vmapped axis of seeds, if there is one.
     """
 
     space: LevelSpace
     config: SFLConfig
     n_levels: int
+    n_rollouts: int
     seed_axis: str | None = None
 
     @classmethod
@@ -94,20 +122,35 @@ class SFL(LevelDistribution[SFLState]):
         """SFL for a run.
 
         Raises:
-          UserError: rollouts may end no episode.
+          UserError: scoring would hardly see a failure.
         """
-        check_horizon(setting.env, setting.n_steps)
-        return cls(setting.space, config, setting.n_levels, setting.seed_axis)
+        n_rollouts = rollouts_to_score(config, setting.env, setting.n_steps)
+        return cls(
+            setting.space, config, setting.n_levels, n_rollouts, setting.seed_axis
+        )
+
+    @property
+    def continues_batches(self) -> bool:
+        return self.n_rollouts > 1
+
+    @property
+    def _n_scoring(self) -> int:
+        """Updates of a turn that only score."""
+        return self.config.scoring_batches * self.n_rollouts
 
     @property
     def _turn(self) -> int:
-        return self.config.scoring_batches + self.config.training_batches
+        return self._n_scoring + self.config.training_batches
 
     def init(self, key):
         del key
+        example, nothing = self.space.example(), jnp.zeros(self.n_levels, jnp.int32)
         return SFLState(
-            buffer=level_buffer.empty(self.space.example(), self.config.n_kept),
+            buffer=level_buffer.empty(example, self.config.n_kept),
             clock=jnp.int32(0),
+            scored=level_buffer.empty(example, self.n_levels).batch,
+            n_episodes=nothing,
+            n_success=nothing,
         )
 
     def sample(self, state, key, shared_key, n):
@@ -118,11 +161,16 @@ class SFL(LevelDistribution[SFLState]):
         if self.seed_axis is not None:
             clock = jax.lax.pmax(clock, self.seed_axis)
         at = clock % self._turn
-        scores_now = at < self.config.scoring_batches
+        scores_now = at < self._n_scoring
+        goes_on = scores_now & (at % self.n_rollouts > 0)
         # A turn begins with nothing kept: old scores are of an older student.
         is_first = at == 0
         buffer = state.buffer.replace(size=jnp.where(is_first, 0, state.buffer.size))
-        new = new_batch(self.space, key_new, n)
+        new = jax.lax.cond(
+            goes_on,
+            lambda: state.scored,
+            lambda: new_batch(self.space, key_new, n),
+        )
         n_kept = max(1, round(self.config.kept_share * n))
         slots = jax.random.randint(
             key_kept, (n,), 0, jnp.maximum(buffer.size, 1), jnp.int32
@@ -135,20 +183,32 @@ class SFL(LevelDistribution[SFLState]):
 
         batch = jax.tree.map(mix, buffer.batch, new)
         role = jnp.where(scores_now, NEW_LEVELS, REPLAYED)
-        state = SFLState(buffer=buffer, clock=state.clock + 1)
-        return state, Draw.of(batch, role, trains=~scores_now)
+        state = state.replace(buffer=buffer, clock=state.clock + 1, scored=batch)
+        draw = Draw.of(batch, role, trains=~scores_now)
+        is_last = at % self.n_rollouts == self.n_rollouts - 1
+        return state, draw.replace(goes_on=goes_on, memo=scores_now & is_last)
 
     def update(self, state, key, draw, feedback):
         del key
+
+        def so_far(count, new):
+            return jnp.where(draw.goes_on, count, 0) + new
+
+        n_episodes = so_far(state.n_episodes, feedback.n_episodes)
+        n_success = so_far(state.n_success, feedback.n_success)
+        score = learnability(n_success, n_episodes)
+        seen = feedback.replace(
+            score=score, score2=score, n_episodes=n_episodes, n_success=n_success
+        )
         # Learnability alone decides who stays: the least learnable goes first. While
         # training nothing is written, so scores stay those of the scoring rollouts.
-        is_scoring = draw.role == NEW_LEVELS
+        is_scored = draw.memo
         buffer, inserted = jax.lax.cond(
-            is_scoring,
+            is_scored,
             lambda buffer: level_buffer.record(
                 buffer,
                 draw.batch,
-                feedback,
+                seen,
                 buffer.score,
                 state.clock,
                 insert_positive=True,
@@ -156,11 +216,14 @@ class SFL(LevelDistribution[SFLState]):
             lambda buffer: (buffer, jnp.zeros(self.n_levels, bool)),
             state.buffer,
         )
-        metrics = batch_metrics(draw, feedback)
+        metrics = batch_metrics(draw, seen)
         metrics["acceptance"] = jnp.where(
-            is_scoring, jnp.mean(inserted, dtype=jnp.float32), jnp.nan
+            is_scored, jnp.mean(inserted, dtype=jnp.float32), jnp.nan
         )
-        return state.replace(buffer=buffer), metrics
+        state = state.replace(
+            buffer=buffer, n_episodes=n_episodes, n_success=n_success
+        )
+        return state, metrics
 
     def metrics(self, state, key):
         del key

@@ -33,7 +33,7 @@ def trajectory(reward, value, success, terminated, truncated):
 
 
 @jax.jit
-def all_scores(batch, advantage, level_index, max_return, optimal_return):
+def all_scores(batch, advantage, level_index, first_copy, max_return, optimal_return):
     """Every score in one compilation; each is asked for in both channels."""
     feedback = {}
     for first, second in zip(NAMES, NAMES[1:] + NAMES[:1], strict=True):
@@ -42,7 +42,7 @@ def all_scores(batch, advantage, level_index, max_return, optimal_return):
             batch,
             advantage,
             level_index,
-            L,
+            first_copy,
             max_return,
             optimal_return,
         )
@@ -82,7 +82,7 @@ def one_level(**columns):
             trajectory(**columns),
             advantage,
             np.zeros((n_steps, 1), np.int32),
-            1,
+            np.zeros(1, np.int32),
             jnp.float32([stored]),
             jnp.float32([1.0]),
         )
@@ -106,6 +106,7 @@ best = arrays(np.float32, (L,), elements=st.just(-np.inf) | st.floats(-8, 8, wid
     terminated=endings,
     truncated=endings,
     level_of_episode=arrays(np.int32, (T + 1, B), elements=st.integers(0, L - 1)),
+    names=arrays(np.int32, (L,), elements=st.integers(0, L - 1)),
     stored=best,
     optimal=arrays(np.float32, (L,), elements=numbers),
 )
@@ -117,19 +118,23 @@ def test_all_scores_equal_loops_over_finished_episodes(
     terminated,
     truncated,
     level_of_episode,
+    names,
     stored,
     optimal,
 ):
     """Time means first, then means over episodes: short episodes weigh as much as long.
 
     Tails that never finish are dropped, several environments may share a level, and
-    a level without a finished episode says so with a count of 0.
+    levels of one name are scored together, and a level without a finished episode says
+    so with a count of 0.
     """
+    names = list(names)
     level_index = constant_within_episodes(level_of_episode, terminated | truncated)
     results = all_scores(
         trajectory(reward, value, success, terminated, truncated),
         advantage,
         level_index,
+        np.array([names.index(name) for name in names], np.int32),
         stored,
         optimal,
     )
@@ -137,7 +142,7 @@ def test_all_scores_equal_loops_over_finished_episodes(
         oracle.finished_episodes(
             reward, value, advantage, success, terminated, truncated, level_index
         ),
-        L,
+        names,
         stored,
         optimal,
     )
@@ -154,7 +159,8 @@ def test_all_scores_equal_loops_over_finished_episodes(
             pairs = [(first, feedback.score), (second, feedback.score2)]
             for name, score in pairs:
                 # At a best return of 0 rounding may decide what counts as positive.
-                at_edge = abs(max(row["max_return"], stored[level])) < 1e-4
+                copies = [s for s, n in zip(stored, names, strict=True) if n == names[level]]
+                at_edge = abs(max(row["max_return"], *copies)) < 1e-4
                 if name == "grounded_l1" and at_edge:
                     continue
                 np.testing.assert_allclose(
@@ -170,6 +176,66 @@ def test_every_episode_weighs_the_same_however_long():
         terminated=[True, False, False, False, True],
     )
     assert feedback("l1").score[0] == 4.0  # not 8 / 5
+
+
+@pytest.mark.parametrize("name", ["learnability", "maxmc", "grounded_l1", "mna"])
+def test_copies_are_scored_by_their_episodes_together(name):
+    """Eight copies, one episode each, four solved: the means over copies are wrong."""
+    n_steps, n_copies = 10, 8
+    done, solved = np.zeros((2, n_steps, n_copies), bool)
+    done[-1], solved[-1, :4] = True, True
+    sign = -1 if name == "mna" else 1
+    feedback = scores.score(
+        (name, name),
+        trajectory(
+            np.where(solved, 0.9, 0.0).astype(np.float32),
+            np.full((n_steps, n_copies), 0.3, np.float32),
+            solved,
+            done,
+            np.zeros_like(done),
+        ),
+        sign * np.full((n_steps, n_copies), 0.1, np.float32),
+        np.broadcast_to(np.arange(n_copies, dtype=np.int32), done.shape),
+        np.zeros(n_copies, np.int32),
+        np.full(n_copies, -np.inf, np.float32),
+        None,
+    )
+    right = {"learnability": 0.25, "maxmc": 0.6, "grounded_l1": 0.1, "mna": 0.1}[name]
+    np.testing.assert_allclose(feedback.score, [right] * n_copies, rtol=1e-6)
+    np.testing.assert_array_equal(feedback.n_episodes, [8] * n_copies)
+    np.testing.assert_array_equal(feedback.n_success, [4] * n_copies)
+
+
+def test_what_is_undefined_does_not_leak_from_unfinished_copies():
+    """A row without an episode has no means: even NaN must not spread."""
+    x = np.array([6.0, np.nan, np.nan], np.float32)
+    rows = scores.Episodes(
+        l1=x,
+        positive=x,
+        negative=x,
+        value=x,
+        mean_return=x,
+        n_played=np.array([2, 7, 7], np.int32),
+        n_success=np.array([1, 7, 7], np.int32),
+        max_return=np.full(3, -np.inf, np.float32),
+        optimal_return=None,
+    )
+    told = np.array([2, 0, 0], np.int32)
+    found = scores.pooled(("l1", "maxmc"), rows, told, x, np.array([0, 0, 2], np.int32))
+    np.testing.assert_array_equal(found.score, [6.0, 6.0, 0.0])
+    np.testing.assert_array_equal(found.score2, [0.0, 0.0, 0.0])
+    np.testing.assert_array_equal(found.max_return, [6.0, 6.0, -np.inf])
+    np.testing.assert_array_equal(found.n_success, [1, 1, 0])
+
+
+def test_what_is_mastered_has_no_learnability_whatever_the_count():
+    """Rounded quotients leave 6e-8 for 38 counts up to 256, and pass for teachable."""
+    n = jnp.arange(1, 4001)
+    learnability = jax.jit(scores.learnability)
+    assert not np.any(learnability(n, n)) and not np.any(learnability(0 * n, n))
+    assert np.all(np.asarray(learnability(n[1:] - 1, n[1:])) > 0)
+    half = learnability(n * 1000, 2 * n * 1000)  # 4 million episodes and more
+    np.testing.assert_allclose(half, 0.25, rtol=1e-6)
 
 
 def test_unfinished_tails_do_not_count():
@@ -266,7 +332,8 @@ def test_algorithmic_regret_is_what_the_antagonist_earns_more():
         negative=nothing,
         value=nothing,
         mean_return=np.array([0.2, 0.5, 1.0]),
-        success_rate=nothing,
+        n_played=nothing,
+        n_success=nothing,
         max_return=nothing,
         optimal_return=None,
         antagonist_return=np.array([0.9, 0.5, 0.25]),
