@@ -167,7 +167,7 @@ class Evolution(MetaLearning[EvolutionState]):
             state.key, 6
         )
         n_pairs = self.n_agents // 2
-        shared_key = jax.random.fold_in(jax.random.key(0), state.n_updates)
+        shared_key = self.curriculum.shared_key(state.n_updates)
         curriculum, draw = self.curriculum.sample(
             state.curriculum, key_tasks, shared_key, n_pairs
         )

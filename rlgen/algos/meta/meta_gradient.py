@@ -408,7 +408,7 @@ class MetaGradient(MetaLearning[MetaGradientState]):
         curriculum, _ = self.curriculum.update(
             state.curriculum, key_update, draw, feedback
         )
-        shared_key = jax.random.fold_in(jax.random.key(0), state.n_updates)
+        shared_key = self.curriculum.shared_key(state.n_updates)
         curriculum, new = self.curriculum.sample(
             curriculum, key_draw, shared_key, self.n_agents
         )

@@ -261,6 +261,7 @@ class PairedAlgorithm(Algorithm):
             antagonist=Student.create(env, config.network, ActorCriticRule(config.ppo)),
             total_updates=run.n_updates,
             replay=replay,
+            seed_axis=seed_axis_name(run),
         )
         needs_oracle = replay is not None and config.replay.needs_oracle
         return student_on(curriculum, run, env_config, config, needs_oracle)

@@ -68,6 +68,20 @@ class LevelDistribution(abc.ABC, Generic[StateT]):
     learns from rollouts, remembers and reports is up to it.
     """
 
+    #: Name of the vmapped axis of seeds, if there is one.
+    seed_axis: str | None = None
+
+    def shared_key(self, n_updates: jax.Array) -> jax.Array:
+        """The key of an update's decisions between branches; all seeds have the same.
+
+        It depends on nothing else, so in every run the roles of batches come in the same
+        order. Folded with a number of each seed's own, decisions would differ between
+        seeds for all that vmap knows: every branch would run, and every gradient.
+        """
+        if self.seed_axis is not None:
+            n_updates = jax.lax.pmax(n_updates, self.seed_axis)
+        return jax.random.fold_in(jax.random.key(0), n_updates)
+
     @property
     def scores(self) -> tuple[str, str]:
         """Names of the scores that `update` wants in the feedback's two channels."""

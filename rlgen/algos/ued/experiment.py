@@ -177,8 +177,7 @@ class UED(Experiment[UEDState]):
         key, key_levels, key_start, key_roll, key_update, key_learn, key_metrics = (
             jax.random.split(state.key, 7)
         )
-        # The same in every seed, so decisions made with it stay real branches.
-        shared_key = jax.random.fold_in(jax.random.key(0), state.n_updates)
+        shared_key = self.curriculum.shared_key(state.n_updates)
         curriculum, draw = self.curriculum.sample(
             state.curriculum, key_levels, shared_key, config.n_envs
         )

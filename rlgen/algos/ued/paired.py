@@ -20,7 +20,7 @@ from flax import struct
 from rlgen.algos import ppo
 from rlgen.algos.student import Play, Student
 from rlgen.algos.ued import scores
-from rlgen.algos.ued.buffer import GENERATED, LevelBatch
+from rlgen.algos.ued.buffer import GENERATED, LevelBatch, first_of_each
 from rlgen.algos.ued.curriculum import (
     GENERATED_LEVELS,
     REPLAYED,
@@ -149,6 +149,7 @@ class Paired(LevelDistribution[PairedState]):
       antagonist: the other student, set up like the protagonist.
       total_updates: batches of the whole training, for annealing.
       replay: how REPAIRED replays; None for PAIRED.
+      seed_axis: name of the vmapped axis of seeds, if there is one.
     """
 
     space: LevelSpace
@@ -157,6 +158,7 @@ class Paired(LevelDistribution[PairedState]):
     antagonist: Student
     total_updates: int
     replay: LevelReplay | None = None
+    seed_axis: str | None = None
 
     @property
     def _editor(self) -> Editor:
@@ -318,7 +320,7 @@ class Paired(LevelDistribution[PairedState]):
             jnp.broadcast_to(
                 jnp.arange(n_levels, dtype=jnp.int32), play.trajectory.reward.shape
             ),
-            n_levels,
+            first_of_each(batch.hash),
             best,
             optimal,
         )
