@@ -150,8 +150,8 @@ class RunConfig:
 
     Attributes:
       seed: the first seed; seed i of a run is seed + i, as if it ran alone.
-      seeds: how many seeds run in this process. They share nothing but the order in which
-        a curriculum takes new, replayed and edited batches, the same in every run.
+      seeds: how many seeds run in this process. They share nothing but the order in
+        which curricula take new, replayed and edited batches, the same in every run.
       n_updates: length of training, in updates (one batch of rollouts each).
       eval_every: updates between evaluations on held-out levels; 0 for the end only.
       seed_axis: seeds one after another ("map"), together ("vmap"), or "auto": map on

@@ -396,21 +396,36 @@ def require(data: OfflineData, field: str, algorithm: str) -> None:
         )
 
 
-def with_endless_returns(data: OfflineData, discount: float) -> OfflineData:
-    """The data with returns to go that do not end at a time limit, on the host.
+def failing_reward(data: OfflineData) -> float | None:
+    """The lower of the two rewards that sparse data has, of steps without success.
 
-    What follows an episode that was only cut off is taken to pay the mean reward of the
-    episode for ever. Without that, where rewards are negative, the last steps before
-    the limit would look better than any value that a critic learns.
+    None where rewards are dense: not two numbers.
+    """
+    values = np.unique(np.asarray(data.rows.reward))
+    return float(values[0]) if len(values) == 2 else None
+
+
+def with_endless_returns(data: OfflineData, discount: float) -> OfflineData:
+    """The data with the returns that bound values in Cal-QL, on the host.
+
+    As its authors' code has them (Nakamoto et al. 2023). Where rewards are dense, an
+    episode that was only cut off goes on with its last reward for ever. Where they are
+    two numbers, nothing follows an episode that had the higher one; one that never did
+    is worth the lower one for ever at every step, however it ended.
 
     Args:
       data: with `return_to_go` at this discount.
     """
     rows, start = data.rows, np.asarray(data.episode_start)
-    length = np.asarray(data.episode_length)
-    last = start + length - 1
-    mean = np.bincount(rows.episode_id, rows.reward) / length
-    tail = np.where(np.asarray(rows.truncated)[last], mean / (1.0 - discount), 0.0)
-    left = last[rows.episode_id] + 1 - np.arange(len(rows))
-    endless: Any = rows.return_to_go + discount**left * tail[rows.episode_id]
+    reward, failing = np.asarray(rows.reward), failing_reward(data)
+    last, returns = start + np.asarray(data.episode_length) - 1, rows.return_to_go
+    assert returns is not None, "the data has no returns"
+    if failing is None:
+        tail = np.asarray(rows.truncated)[last] * reward[last] / (1.0 - discount)
+        left = last[rows.episode_id] + 1 - np.arange(len(rows))
+        endless: Any = returns + discount**left * tail[rows.episode_id]
+    else:
+        succeeds = np.maximum.reduceat(reward, start) > failing
+        never = failing / (1.0 - discount)
+        endless = np.where(succeeds[rows.episode_id], returns, never)
     return data.replace(rows=rows.replace(return_to_go=endless.astype(np.float32)))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import offline as oracle
 
 from rlgen import transitions
 from rlgen.errors import UserError
@@ -320,18 +321,36 @@ def test_steps_that_do_not_fit_get_one_sentence(changes, sentence):
     assert sentence in str(error.value)
 
 
-def test_what_time_cut_off_goes_on_for_ever():
-    """A reward that never changes is worth reward / (1 - discount) at every step."""
+DENSE = {
+    "falls": (np.linspace(1.0, 0.0, 7), "truncated"),
+    "once": (np.eye(6)[0] * 10.0, "truncated"),
+    "rises": (np.linspace(0.0, 1.0, 5), "truncated"),
+    "ends": (np.linspace(0.0, 2.0, 5), "terminated"),
+}
+SPARSE = {
+    "fails": (np.full(5, -1.0), "truncated"),
+    "fails and ends": (np.full(3, -1.0), "terminated"),
+    "succeeds": (np.array([-1.0, -1.0, 0.0]), "terminated"),
+    "succeeds and is cut off": (np.array([-1.0, 0.0, 0.0, -1.0]), "truncated"),
+}
+
+
+@pytest.mark.parametrize(("kinds", "failing"), [(DENSE, None), (SPARSE, -1.0)])
+def test_returns_that_bound_values_are_those_of_cal_ql(kinds, failing):
+    """The mean reward for ever would bound the last step of what falls to 0 by 5."""
     episodes = [
-        dataclasses.replace(episode(n, end=end), rewards=np.full(n, reward, np.float32))
-        for n, end, reward in (
-            (5, "truncated", -2.0),
-            (3, "terminated", -2.0),
-            (1, "truncated", 0.5),
+        dataclasses.replace(
+            episode(len(reward), end=end), rewards=reward.astype(np.float32)
         )
+        for reward, end in kinds.values()
     ]
-    data = transitions.with_endless_returns(from_episodes(episodes, discount=0.9), 0.9)
-    returns = np.asarray(data.rows.return_to_go)
-    np.testing.assert_allclose(returns[:5], -20.0, rtol=1e-5)
-    np.testing.assert_allclose(returns[5:8], [-5.42, -3.8, -2.0], rtol=1e-5)
-    np.testing.assert_allclose(returns[8:], 5.0, rtol=1e-5)
+    data = from_episodes(episodes, discount=0.9)
+    assert transitions.failing_reward(data) == failing
+    data = transitions.with_endless_returns(data, 0.9)
+    expected = [
+        oracle.returns_that_bound(reward, end == "truncated", 0.9, failing)
+        for reward, end in kinds.values()
+    ]
+    np.testing.assert_allclose(
+        data.rows.return_to_go, np.concatenate(expected), rtol=1e-5, atol=1e-6
+    )

@@ -58,3 +58,23 @@ def slopes_alike(slopes):
                     u, v = slopes[i, b], slopes[j, b]
                     total += u @ v / (np.linalg.norm(u) * np.linalg.norm(v))
     return total / n_states / (n_critics - 1)
+
+
+def returns_that_bound(reward, was_cut_off, discount, failing=None):
+    """What Cal-QL holds values of one episode above, step by step.
+
+    Nakamoto et al. 2023 and their code: sparse rewards have two values. An episode that
+    only had the failing one is worth it for ever, at each of its steps; else nothing
+    follows its end. Dense rewards (`failing` None) go on with the last one for ever, if
+    time alone ended the episode.
+    """
+    if failing is not None and all(r == failing for r in reward):
+        return [failing / (1 - discount)] * len(reward)
+    value = 0.0
+    if failing is None and was_cut_off:
+        value = reward[-1] / (1 - discount)
+    values = []
+    for r in reversed(list(reward)):
+        value = r + discount * value
+        values.insert(0, value)
+    return values

@@ -99,8 +99,10 @@ class Evolution(MetaLearning[EvolutionState]):
     """Learns a rule by an evolution strategy; one update is one generation.
 
     All agents of a generation live equally long, so none is stepped in vain. The
-    population is `n_agents`; fitness is the mean return of the last episode in every
-    environment of an agent.
+    population is `n_agents`; fitness is what the policy at the end of a life earns from
+    a fresh start, in the mean over as many episodes as an agent has environments. The
+    last episodes of training would say less: older policies began them, and none may
+    have ended.
 
     Attributes:
       config: see its class.
@@ -117,13 +119,18 @@ class Evolution(MetaLearning[EvolutionState]):
 
     @property
     def env_steps_per_update(self) -> int:
-        """In the mean over lifetimes; the metric agent_updates counts them."""
+        """In the mean over lifetimes; the metric agent_updates counts them.
+
+        Episodes that measure fitness count by their time limit: all are played until
+        the longest has ended.
+        """
         low, high = self.tasks.min_lifetime, self.tasks.max_lifetime
         mean = sum(
             n * p for n, p in zip(range(low, high + 1), self._p_lifetime, strict=True)
         )
         config = self.lifetime.student.config
-        return round(self.n_agents * mean * config.n_envs * config.n_steps)
+        n_steps = mean * config.n_steps + self.env.max_episode_steps
+        return round(self.n_agents * config.n_envs * n_steps)
 
     @functools.cached_property
     def _p_lifetime(self) -> list[float]:
@@ -147,10 +154,10 @@ class Evolution(MetaLearning[EvolutionState]):
         )
 
     def fitness(self, rules: PyTree, tasks: PyTree, lifetime, key: jax.Array):
-        """Of rules [M, ...] on tasks [M, ...]: returns at the end of life. (M,)."""
+        """What rules [M, ...] make of agents on tasks [M, ...]. float32[M]."""
         n = len(jax.tree.leaves(rules)[0])
         tasks = tasks.replace(lifetime=jnp.full(n, lifetime))
-        key_begin, key_live = jax.random.split(key)
+        key_begin, key_live, key_play = jax.random.split(key, 3)
         lives = jax.vmap(self.lifetime.begin)(jax.random.split(key_begin, n), tasks)
 
         def update(i, lives):
@@ -160,7 +167,12 @@ class Evolution(MetaLearning[EvolutionState]):
             )
 
         lives = jax.lax.fori_loop(0, lifetime, update, lives)
-        return jax.vmap(lambda returns: returns.mean)(lives.returns)
+        n_episodes = self.lifetime.student.config.n_envs
+
+        def play(life, task, key):
+            return self.lifetime.evaluate(life, task, key, n_episodes).returns.mean()
+
+        return jax.vmap(play)(lives, tasks, jax.random.split(key_play, n))
 
     def update(self, state: EvolutionState) -> tuple[EvolutionState, Metrics]:
         key, key_tasks, key_age, key_noise, key_live, key_metrics = jax.random.split(

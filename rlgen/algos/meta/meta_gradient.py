@@ -448,13 +448,14 @@ class MetaGradient(MetaLearning[MetaGradientState]):
             rival = jax.vmap(lambda r: r.mean)(rivals.returns)
         axes = (1, 2)
         returns = agents.lives.returns
+        n_agents, n_envs = returns.last.shape
         lives = scores.Episodes(
             l1=jnp.mean(jnp.abs(advantage), axes),
             positive=jnp.mean(jnp.maximum(advantage, 0.0), axes),
             negative=jnp.mean(jnp.maximum(-advantage, 0.0), axes),
             value=jnp.mean(value, axes),
             mean_return=earned,
-            n_played=jnp.full(*returns.last.shape, jnp.int32),
+            n_played=jnp.full(n_agents, n_envs, jnp.int32),
             n_success=jax.vmap(lambda r: r.n_success)(returns),
             max_return=self.curriculum.best_returns(state.curriculum, batch),
             optimal_return=optimal,

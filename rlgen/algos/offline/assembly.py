@@ -205,6 +205,7 @@ class OfflineAlgorithm(Algorithm):
                 n_online,
                 goes_on=True,
                 reward_scale=reward_scale,
+                failing_reward=transitions.failing_reward(data),
             )
         sets = evaluation_sets(env_config, dataset, config.n_eval_levels)
         return self.experiment(run, config, env, agent, encoder, stages, sets, data)
@@ -326,6 +327,7 @@ def online_stage(
     *,
     goes_on: bool,
     reward_scale: float = 1.0,
+    failing_reward: float | None = None,
 ) -> OnlineStage:
     """Playing on new levels of the train split, or on the given ones.
 
@@ -352,6 +354,7 @@ def online_stage(
         n_updates,
         goes_on,
         reward_scale,
+        failing_reward,
     )
 
 

@@ -108,6 +108,9 @@ class ModelAgentStage(Stage):
       env: what is modelled; asked for its endings, if those are analytic.
       n_steps: gradient steps of an update.
       n_updates: updates of the run.
+
+    Raises:
+      UserError: one member cannot differ from others.
     """
 
     agent: SAC
@@ -118,6 +121,12 @@ class ModelAgentStage(Stage):
     env: Env
     n_steps: int
     n_updates: int
+
+    def __post_init__(self):
+        if self.config.penalty == "values" and self.n_elites < 2:
+            raise UserError(
+                "penalty=values is how far elites differ: choose n_elites of 2 or more."
+            )
 
     @property
     def metrics(self):
@@ -199,8 +208,8 @@ class ModelAgentStage(Stage):
     ) -> jax.Array:
         """How far the elites differ in the value of the next state. float32[B].
 
-        The deviation over elites of the mean over `value_samples` next states of the
-        slow critics' least value.
+        The deviation over elites, as of a sample, of the mean over `value_samples` next
+        states of the slow critics' least value.
         """
         key_noise, key_act = jax.random.split(key)
         elites = _first(model, self.n_elites)
@@ -209,7 +218,7 @@ class ModelAgentStage(Stage):
         drawn = said.mean + said.std * jax.random.normal(key_noise, shape)
         next_obs = batch.obs + drawn[..., :-1]  # [samples, elites, B, O]
         value = self.agent.next_value(agent, self.encoder(encoding, next_obs), key_act)
-        return value.mean(axis=0).std(axis=0)
+        return value.mean(axis=0).std(axis=0, ddof=1)
 
     def update(self, state, stages, data, key):
         model = self.model.best(stages[DYNAMICS])

@@ -87,6 +87,8 @@ class OnlineStage(Stage):
       n_updates: updates of the run.
       goes_on: from the agent of the stage `AGENT`, and with the dataset.
       reward_scale: that the dataset's rewards were multiplied with.
+      failing_reward: of steps without success, multiplied as well, where rewards are
+        sparse; see `transitions.failing_reward`.
     """
 
     agent: Agent
@@ -98,6 +100,7 @@ class OnlineStage(Stage):
     n_updates: int
     goes_on: bool
     reward_scale: float = 1.0
+    failing_reward: float | None = None
 
     @property
     def metrics(self):
@@ -235,9 +238,13 @@ class OnlineStage(Stage):
         totals, returns = _returns(state.totals, played["reward"], done, keeps)
         played["reward"] *= self.reward_scale
         if self.whole_episodes:
-            discount = agent.numbers["discount"]
             played["return_to_go"] = _to_go(
-                played["reward"], keeps, done, played["truncated"], discount
+                played["reward"],
+                keeps,
+                done,
+                played["truncated"],
+                agent.numbers["discount"],
+                self.failing_reward,
             )
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), some_of(played))
         buffer = state.buffer.insert(rows, keeps.reshape(-1))
@@ -317,19 +324,27 @@ def _returns(totals, reward, done, keeps) -> tuple[jax.Array, jax.Array]:
     return jax.lax.scan(step, totals, (reward, done, keeps))
 
 
-def _to_go(reward, keeps, done, truncated, discount) -> jax.Array:
+def _to_go(reward, keeps, done, truncated, discount, failing) -> jax.Array:
     """Discounted returns to go of whole episodes [T, B].
 
-    As `transitions.with_endless_returns` has them.
+    As `transitions.with_endless_returns` has them; `failing` is its failing reward.
     """
     reward = jnp.where(keeps, reward, 0.0)
-    endless = reward.sum(axis=0) / jnp.maximum(keeps.sum(axis=0), 1) / (1.0 - discount)
+    cut_off = truncated & (failing is None)
 
     def step(following, inputs):
-        reward, keeps, done, truncated = inputs
-        following = jnp.where(done, jnp.where(truncated, endless, 0.0), following)
+        reward, keeps, done, cut_off = inputs
+        endless = jnp.where(cut_off, reward / (1.0 - discount), 0.0)
+        following = jnp.where(done, endless, following)
         total = jnp.where(keeps, reward + discount * following, 0.0)
         return total, total
 
-    inputs = (reward, keeps, done, truncated)
-    return jax.lax.scan(step, jnp.zeros(reward.shape[1]), inputs, reverse=True)[1]
+    inputs = (reward, keeps, done, cut_off)
+    _, returns = jax.lax.scan(step, jnp.zeros(reward.shape[1]), inputs, reverse=True)
+    if failing is None:
+        return returns
+    # Played rewards may differ from recorded ones in the last bit.
+    above = failing + 1e-5 * max(1.0, abs(failing))
+    succeeds = jnp.any(keeps & (reward > above), axis=0)
+    never = jnp.where(keeps, failing / (1.0 - discount), 0.0)
+    return jnp.where(succeeds, returns, never)

@@ -74,8 +74,8 @@ class LevelDistribution(abc.ABC, Generic[StateT]):
     def shared_key(self, n_updates: jax.Array) -> jax.Array:
         """The key of an update's decisions between branches; all seeds have the same.
 
-        It depends on nothing else, so in every run the roles of batches come in the same
-        order. Folded with a number of each seed's own, decisions would differ between
+        It depends on nothing else, so roles of batches come in the same order in every
+        run. Folded with a number of each seed's own, decisions would differ between
         seeds for all that vmap knows: every branch would run, and every gradient.
         """
         if self.seed_axis is not None:

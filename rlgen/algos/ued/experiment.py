@@ -195,6 +195,7 @@ class UED(Experiment[UEDState]):
         begun = state.ongoing_returns
         if draw.goes_on is not None:
             assert state.ongoing is not None, "the state has no ongoing episodes"
+            assert begun is not None, "the state has no ongoing returns"
             start = select(draw.goes_on, state.ongoing, start)
             begun = jnp.where(draw.goes_on, begun, 0.0)
 

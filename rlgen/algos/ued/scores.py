@@ -41,8 +41,8 @@ class Feedback(struct.PyTreeNode):
 class Episodes(struct.PyTreeNode):
     """Means over the finished episodes of each level, and what is known of it.
 
-    Where lives are scored (GROOVE), each is one "episode" of the means, and the counts are
-    of its environments.
+    Where lives are scored (GROOVE), each is one "episode" of the means, and the counts
+    are of its environments.
     """
 
     l1: jax.Array  # (L,) mean of |A_t|
@@ -58,7 +58,7 @@ class Episodes(struct.PyTreeNode):
 
 
 def learnability(n_success: jax.Array, n_played: jax.Array) -> jax.Array:
-    """p (1 - p) of p = n_success / n_played, both int32. float32, 0 if nothing was played.
+    """Variance p (1 - p) of p = n_success / n_played, both int32. float32.
 
     Exactly 0 where all or none succeeded, for the failures are counted: 1 - p of a
     rounded quotient p need not be 0, and what is mastered would still seem to teach.

@@ -2,9 +2,9 @@
 
 In turns: batches of random levels are only scored and the most learnable kept; then
 the student trains for a while on batches that mix kept levels with random ones. A batch
-is scored by several rollouts whose episodes go on from one to the next, for one rollout
-of about a time limit sees only failures that begin with it: after a win no failure ever
-ends. Scoring rollouts are batches like any other, so their environment steps are counted.
+is scored by several rollouts whose episodes go on from one to the next: one rollout of
+about a time limit sees only failures that begin with it, for after a win no failure
+ever ends. Scoring rollouts are batches like any other, so their steps are counted.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class SFLConfig:
 
     Attributes:
       scoring_batches: batches of random levels that are scored in a turn.
-      scoring_rollouts: rollouts of n_steps that each of them is played for; 0 for as many
-        as eight time limits take.
+      scoring_rollouts: rollouts of n_steps that each of them is played for; 0 for as
+        many as eight time limits take.
       training_batches: batches that train before the next turn.
       n_kept: K, the most learnable levels that are kept.
       kept_share: share of each training batch that is drawn from them.
@@ -63,8 +63,8 @@ class SFLConfig:
             )
         if self.scoring_rollouts < 0:
             raise UserError(
-                f"scoring_rollouts is {self.scoring_rollouts}: choose 1 or more, or 0 for "
-                "as many as eight time limits take."
+                f"scoring_rollouts is {self.scoring_rollouts}: choose 1 or more, or 0 "
+                "for as many as eight time limits take."
             )
         if not 0.0 < self.kept_share <= 1.0:
             raise UserError(
@@ -83,8 +83,8 @@ def rollouts_to_score(config: SFLConfig, env: Env, n_steps: int) -> int:
     asked = config.scoring_rollouts or needed
     if asked < needed:
         raise UserError(
-            f"{asked} scoring_rollouts of {n_steps} steps see hardly a failure of up to "
-            f"{horizon} steps: choose {needed} or more (eight time limits), or 0."
+            f"{asked} scoring_rollouts of {n_steps} steps see hardly a failure of up "
+            f"to {horizon} steps: choose {needed} or more (eight time limits), or 0."
         )
     return asked
 
@@ -190,9 +190,10 @@ class SFL(LevelDistribution[SFLState]):
 
     def update(self, state, key, draw, feedback):
         del key
+        goes_on = jnp.asarray(draw.goes_on)
 
         def so_far(count, new):
-            return jnp.where(draw.goes_on, count, 0) + new
+            return jnp.where(goes_on, count, 0) + new
 
         n_episodes = so_far(state.n_episodes, feedback.n_episodes)
         n_success = so_far(state.n_success, feedback.n_success)
@@ -220,9 +221,7 @@ class SFL(LevelDistribution[SFLState]):
         metrics["acceptance"] = jnp.where(
             is_scored, jnp.mean(inserted, dtype=jnp.float32), jnp.nan
         )
-        state = state.replace(
-            buffer=buffer, n_episodes=n_episodes, n_success=n_success
-        )
+        state = state.replace(buffer=buffer, n_episodes=n_episodes, n_success=n_success)
         return state, metrics
 
     def metrics(self, state, key):

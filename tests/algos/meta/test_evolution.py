@@ -12,6 +12,7 @@ from tiny import TINY_TASKS
 from rlgen.algos.meta import evolution
 from rlgen.algos.meta.evolution import Evolution, EvolutionConfig
 from rlgen.errors import UserError
+from rlgen.evaluation import zero_shot
 from rlgen.training import make_config
 
 
@@ -78,7 +79,36 @@ def test_generations_move_the_rule_and_count_their_work():
     # Lifetimes 4, 5 and 6, log-uniform; 4 x 5 steps for each of 8 agents.
     p = np.log([5 / 4, 6 / 5, 7 / 6]) / np.log(7 / 4)
     mean = p @ np.array([4, 5, 6])
-    assert experiment.env_steps_per_update == round(8 * mean * 20)
+    # And an episode of up to 6 steps in each of 4 environments.
+    assert experiment.env_steps_per_update == round(8 * (mean * 20 + 4 * 6))
+
+
+def test_fitness_is_what_the_last_policy_earns_from_a_fresh_start():
+    """A life of one rollout, in which no episode ends: a running total would be less.
+
+    A rule of zeros changes nothing, so the last policy is the newborn agent's.
+    """
+    settings = {"n_envs": 256, "n_agents": 8, "min_steps": 6, "n_steps": 3}
+    experiment = build(**settings, min_lifetime=1, max_lifetime=1)
+    state = jax.jit(experiment.init)(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 8)
+    tasks = jax.jit(jax.vmap(experiment.tasks.sample))(keys)
+    rules = jax.tree.map(lambda x: jnp.zeros((8, *x.shape)), state.rule)
+    fitness = jax.jit(experiment.fitness)(rules, tasks, 1, jax.random.key(2))
+
+    @jax.jit
+    @jax.vmap
+    def newborn(key, task):
+        life = experiment.lifetime.begin(key, task)
+        env, network = experiment.env, experiment.network
+        levels = jax.tree.map(lambda x: x[None], task.level)
+        params = life.learner.params
+        return zero_shot.evaluate(env, network, params, key, levels, 4000).returns
+
+    earned = np.asarray(newborn(keys, tasks))[:, 0]
+    error = earned.std(axis=1) / np.sqrt(256)
+    assert np.all(np.abs(fitness - earned.mean(axis=1)) < 4.5 * error + 1e-6)
+    assert np.any(np.abs(earned.mean(axis=1)) > 9 * error)
 
 
 def test_a_population_that_is_odd_is_refused():

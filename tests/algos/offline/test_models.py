@@ -298,7 +298,7 @@ def test_the_spread_of_values_is_over_elites_of_means_over_samples():
     spread = many.value_spread(state.agent, model, stages["encoder"], batch, KEY)
     said = stage.dynamics.predict(model, batch.obs, batch.action)
     means = np.asarray(said.mean)[:2, :, :2].sum(axis=-1)  # two elites of three
-    np.testing.assert_allclose(spread, means.std(axis=0), atol=0.01)
+    np.testing.assert_allclose(spread, means.std(axis=0, ddof=1), atol=0.01)
 
 
 @pytest.mark.parametrize("penalty", ["noise", "values"])

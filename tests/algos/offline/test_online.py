@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from algos_offline import build_on_push
+from oracles import offline as oracle
 from probes import Push, PushConfig
 
 from rlgen.algos.offline import online
@@ -57,15 +58,17 @@ def test_whole_episodes_are_one_each_with_their_returns():
         n = int(np.argmax(ended[:, b])) + 1
         np.testing.assert_array_equal(keeps[:, b], np.arange(12) < n)
     cut = rows["truncated"]
-    to_go = np.asarray(online._to_go(rows["reward"], keeps, ended, cut, 0.9))
-    for b in range(4):
-        n = int(keeps[:, b].sum())
-        # What only time has ended goes on for ever as it was on average.
-        mean = rows["reward"][:n, b].mean()
-        total = mean / (1 - 0.9) if cut[n - 1, b] else 0.0
-        for t in reversed(range(int(keeps[:, b].sum()))):
-            total = rows["reward"][t, b] + 0.9 * total
-            assert to_go[t, b] == pytest.approx(total, rel=1e-4)
+    # As they were, and of sparse rewards: two succeed, two never do.
+    sparse = np.where(np.arange(12)[:, None] == [[2, 99, 2, 99]], 0.0, -1.0)
+    for reward, failing in ((rows["reward"], None), (sparse, -1.0)):
+        to_go = np.asarray(online._to_go(reward, keeps, ended, cut, 0.9, failing))
+        for b in range(4):
+            n = int(keeps[:, b].sum())
+            expected = oracle.returns_that_bound(
+                reward[:n, b], cut[n - 1, b], 0.9, failing
+            )
+            np.testing.assert_allclose(to_go[:n, b], expected, rtol=1e-4)
+            assert not to_go[n:, b].any()
 
 
 def test_what_is_not_finite_is_not_kept():

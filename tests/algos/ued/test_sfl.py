@@ -24,7 +24,7 @@ N = 2000
 
 
 def solved(hashes):
-    """Of N episodes, as a level's hash decides: all of them for a third of the levels."""
+    """Of N episodes, as a level's hash decides: all of them for a third of levels."""
     return jnp.where(hashes[:, 1] % 3 == 0, N, hashes[:, 0] % 1000).astype(jnp.int32)
 
 
@@ -95,7 +95,7 @@ def test_levels_that_cannot_be_learned_are_not_kept():
 
 
 def test_a_batch_is_scored_by_all_its_rollouts_together():
-    """Three rollouts each: the same levels, counts added up, written once at the end."""
+    """Three rollouts each: the same levels, counts added up, written once."""
     batches = list(play(13, n_rollouts=3))
     going_on = [bool(draw.goes_on) for _, draw, _ in batches]
     assert going_on == 3 * [False, True, True] + 4 * [False]
@@ -172,8 +172,8 @@ def test_an_experiment_learns_and_counts_scoring_steps():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scoring_rollouts": 7}, "7 scoring_rollouts of 256 steps see hardly a failure"),
-        ({"continue_episodes": True, "auto_reset": "resample"}, "leave continue_episod"),
+        ({"scoring_rollouts": 7}, "7 scoring_rollouts of 256 steps see hardly a fail"),
+        ({"continue_episodes": True, "auto_reset": "resample"}, "leave continue_epi"),
     ],
 )
 def test_settings_that_see_no_failures_are_refused(settings, message):
