@@ -9,8 +9,9 @@ rollouts); Owen 2007, "The Pigeonhole Bootstrap" (runs and tasks redrawn togethe
 """
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,10 @@ from scipy import stats
 FloatArray = NDArray[np.float64]
 Value = float | FloatArray
 Seed = int | np.random.Generator
+
+
+#: With fewer seeds than this nothing is said of a difference.
+MIN_RUNS = 5
 
 
 class Interval(NamedTuple):
@@ -182,6 +187,81 @@ def paired_bootstrap_difference(
 ) -> Interval:
     """Interval of ``statistic(x) - statistic(y)``; options of ``paired_bootstrap``."""
     return paired_bootstrap(x, y, lambda a, b: statistic(a) - statistic(b), **options)
+
+
+def difference_of_means(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Interval:
+    """Interval of the mean of ``x[runs_x, levels]`` less that of ``y[runs_y, levels]``.
+
+    Welch's t of the runs' means (unequal variances, degrees of freedom by
+    Satterthwaite), plus what levels that favour one of both contribute where levels are
+    a sample. With few runs it keeps its level, which percentile bootstraps do not: five
+    runs, drawn again, vary by 4/5 of what they should. One run gives NaN ends.
+    """
+    x, y = _same_tasks(x, y)
+    point = float(x.mean() - y.mean())
+    if min(len(x), len(y)) < 2:
+        return Interval(point, math.nan, math.nan)
+    of_runs = [float(z.mean(axis=1).var(ddof=1)) / len(z) for z in (x, y)]
+    # What runs do by chance on single levels is in the means of runs already.
+    apart = (
+        float((x.mean(axis=0) - y.mean(axis=0)).var(ddof=1)) if x.shape[1] > 1 else 0
+    )
+    by_chance = sum(_residual_variance(z) / len(z) for z in (x, y))
+    of_levels = max(0.0, apart - by_chance) / x.shape[1]
+    total = sum(of_runs)
+    if total + of_levels == 0.0:
+        return Interval(point, point, point)
+    freedom = math.inf
+    if total > 0:
+        freedom = total**2 / sum(
+            v**2 / (len(z) - 1) for v, z in zip(of_runs, (x, y), strict=True)
+        )
+    half = stats.t.isf(_tail(level), freedom) * math.sqrt(total + of_levels)
+    return Interval(point, point - float(half), point + float(half))
+
+
+def all_differences(
+    scores: Mapping[str, ArrayLike], level: float = 0.95
+) -> dict[tuple[str, str], Interval]:
+    """Mean differences of all pairs, whose intervals hold together at `level`.
+
+    Each is widened for the number of pairs (Sidak). Of four methods that are equal some
+    pair seems different in 2 to 4 % of studies of five or ten seeds, less where most
+    levels are always solved (simulated; see the tests).
+
+    Args:
+      scores: [runs, levels] of each method, of the same levels.
+
+    Returns:
+      the mean of the first less that of the second, by pairs of names in order.
+    """
+    pairs = list(itertools.combinations(scores, 2))
+    return {
+        (a, b): difference_of_means(scores[a], scores[b], level ** (1 / len(pairs)))
+        for a, b in pairs
+    }
+
+
+def verdict(difference: Interval, n_runs: int) -> str:
+    """What is said of a difference: "more", "less" or "open", if enough runs were made.
+
+    Args:
+      n_runs: of the one of both that has fewer.
+    """
+    if n_runs < MIN_RUNS:
+        return f"fewer than {MIN_RUNS} seeds"
+    if difference.low > 0:
+        return "more"
+    return "less" if difference.high < 0 else "open"
+
+
+def _residual_variance(x: FloatArray) -> float:
+    """Of x[runs, levels], what is neither of the run nor of the level."""
+    runs, levels = x.shape
+    if min(runs, levels) < 2:
+        return 0.0
+    rest = x - x.mean(axis=0) - x.mean(axis=1, keepdims=True) + x.mean()
+    return float((rest**2).sum() / ((runs - 1) * (levels - 1)))
 
 
 def cvar(

@@ -40,9 +40,11 @@ _SECTIONS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "differences": (
         "Differences",
-        "Each against the one with the best held-out return, on the same levels, which "
-        "are redrawn for both. The probability of improvement is that of a seed of the "
-        "best one on a level; ties count half.",
+        "All pairs, in mean held-out return on the same levels. The intervals hold "
+        "together at 95 %: of methods that are equal some pair seems different in at "
+        "most one report of twenty. With fewer than five seeds there is no verdict. "
+        "The probability of improvement is that of a seed of the first on a level; "
+        "ties count half.",
         ("differences",),
         (),
     ),

@@ -85,15 +85,20 @@ def scores(compared: Mapping[str, Compared]) -> pd.DataFrame:
 
 
 def tails(compared: Mapping[str, Compared]) -> pd.DataFrame:
-    """The mean solve rate of the worst tenth of levels of each seed (CVaR)."""
+    """The mean solve rate of the worst tenth of levels of each seed (CVaR).
+
+    Half of the episodes find these levels, the other half says how often they are
+    solved. Of level sets of ten levels and two episodes on each, and more.
+    """
     rows = []
     for label, each in compared.items():
         for level_set in each.level_sets:
-            solved = each.scores(level_set, "success")
-            if solved.shape[1] < 1 / _TAIL:
-                continue  # a tenth of nine levels is none
-            interval = generalization.worst_share(solved, _TAIL, reps=500)
-            row = {"name": label, "level_set": level_set, "levels": solved.shape[1]}
+            rank, report = (each.scores(level_set, "success", i) for i in (0, 1))
+            n_levels = report.shape[1]
+            if n_levels < 1 / _TAIL or np.isnan(report).any():
+                continue  # a tenth of nine levels is none; one episode is one set
+            interval = generalization.worst_share(rank, report, _TAIL, reps=500)
+            row = {"name": label, "level_set": level_set, "levels": n_levels}
             rows.append(row | _columns("worst_tenth", interval))
     return pd.DataFrame(rows)
 
@@ -120,43 +125,36 @@ def gaps(compared: Mapping[str, Compared]) -> pd.DataFrame:
 
 
 def differences(compared: Mapping[str, Compared], level_set: str) -> pd.DataFrame:
-    """Each against the one with the highest mean return on a level set.
+    """Each against each other, in mean return on a level set: all pairs.
 
-    The same levels, redrawn for both; the probability that a seed of the best one
-    beats a seed of the other on a level, ties half (Agarwal et al. 2021). Only those
-    that played the same levels.
+    Intervals hold together at 95 % (`statistics.all_differences`); `verdict` says what
+    the first is: more, less, or open. Beside it the probability that a seed of the
+    first beats a seed of the other on a level, ties half (Agarwal et al. 2021). Only
+    those that played the same levels are compared.
     """
-    means = {
-        label: each.scores(level_set, "return")
-        for label, each in compared.items()
-        if level_set in each.level_sets
-    }
-    if len(means) < 2:
-        return pd.DataFrame()
-    best = max(means, key=lambda label: means[label].mean())
+    played: dict[frozenset[str], dict[str, np.ndarray]] = {}
+    for label, each in compared.items():
+        if level_set in each.level_sets:
+            peers = played.setdefault(_levels(each, level_set), {})
+            peers[label] = each.scores(level_set, "return")
     rows = []
-    for label, x in means.items():
-        if label == best or not _same_levels(
-            compared[best], compared[label], level_set
-        ):
-            continue
-        interval = statistics.paired_bootstrap_difference(
-            means[best], x, statistic=np.mean, reps=1000
-        )
-        better = statistics.probability_of_improvement(means[best], x)
-        row = {"best": best, "other": label, "level_set": level_set}
-        row |= _columns("difference", interval)
-        rows.append(row | {"probability_of_improvement": better})
+    for scores in played.values():
+        found = statistics.all_differences(scores)
+        for (first, other), interval in found.items():
+            x, y = scores[first], scores[other]
+            row = {"first": first, "other": other, "level_set": level_set}
+            row |= _columns("difference", interval)
+            row["probability_of_improvement"] = statistics.probability_of_improvement(
+                x, y
+            )
+            verdict = statistics.verdict(interval, min(len(x), len(y)))
+            rows.append(row | {"verdict": verdict})
     return pd.DataFrame(rows)
 
 
-def _same_levels(a: Compared, b: Compared, level_set: str) -> bool:
-    return _levels(a, level_set) == _levels(b, level_set)
-
-
-def _levels(each: Compared, level_set: str) -> set[str]:
+def _levels(each: Compared, level_set: str) -> frozenset[str]:
     part = each.episodes[each.episodes["level_set"] == level_set]
-    return set(part["level"])
+    return frozenset(part["level"])
 
 
 def costs(groups: Mapping[str, Sequence[Run]]) -> pd.DataFrame:

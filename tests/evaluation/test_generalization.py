@@ -60,5 +60,7 @@ def test_participation_counts_levels():
 
 def test_the_worst_share_is_of_each_seed_s_own_levels():
     x = np.array([[0.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.5]])
-    assert generalization.worst_share(x, 0.25).point == pytest.approx(0.25)
-    assert generalization.worst_share(x, 1.0).point == pytest.approx(x.mean())
+    assert generalization.worst_share(x, x, 0.25).point == pytest.approx(0.25)
+    assert generalization.worst_share(x, x, 1.0).point == pytest.approx(x.mean())
+    # What was only bad luck is not bad again.
+    assert generalization.worst_share(x, np.ones((2, 4)), 0.25).point == 1.0

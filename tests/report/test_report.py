@@ -13,6 +13,7 @@ import pytest
 import run_dirs
 
 from rlgen import cli, runs
+from rlgen.comparison import Compared
 from rlgen.evaluation import statistics
 from rlgen.report import tables
 
@@ -21,7 +22,7 @@ RNG = np.random.default_rng(0)
 DIFFICULTY = RNG.random(30)
 
 
-def scores(shift, n_seeds=3):
+def scores(shift, n_seeds=5):
     noise = 0.05 * RNG.standard_normal((n_seeds, 30))
     heldout = DIFFICULTY + shift + noise
     return {"heldout": heldout, "train": heldout[:, :12] + 0.2}
@@ -33,7 +34,7 @@ def folder(tmp_path_factory):
     data = {"good_one": scores(0.3), "weak": scores(0.0)}
     for name, levels in data.items():
         run_dirs.write(folder, name, levels, algorithm=name, pictures=True)
-    run_dirs.write(folder, "lr", scores(0.1), algorithm="weak", lr=0.5, seed=4)
+    run_dirs.write(folder, "lr", scores(0.1, 3), algorithm="weak", lr=0.5, seed=4)
     (folder / "broken").mkdir()
     (folder / "broken" / "config.yaml").write_text("algorithm: x\nseeds: 1\n")
     return folder
@@ -57,7 +58,7 @@ def test_tables_hold_what_the_runs_say(folder, report):
     expected = statistics.stratified_bootstrap(wide, np.mean, resample_tasks=True)
     got = row[["return", "return_low", "return_high"]].to_numpy(float)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
-    assert (row["seeds"], row["levels"]) == (3, 30)
+    assert (row["seeds"], row["levels"]) == (5, 30)
     solved = part["success"].mean()
     assert row["solved"] == pytest.approx(solved, abs=1e-5)
     gaps = pd.read_csv(report / "tables" / "gaps.csv").set_index("name")
@@ -67,14 +68,42 @@ def test_tables_hold_what_the_runs_say(folder, report):
     )
     costs = pd.read_csv(report / "tables" / "costs.csv").set_index("name")
     assert costs.loc["good_one", "env_steps_per_seed"] == 1000
-    assert costs.loc["good_one", "training_s_per_seed"] == pytest.approx(20.0)
+    assert costs.loc["good_one", "training_s_per_seed"] == pytest.approx(12.0)
 
 
-def test_the_best_is_compared_with_each_other_on_the_same_levels(report):
+def test_all_pairs_are_compared_on_the_same_levels(report):
+    """Who has fewer than five seeds gets no verdict, however large the difference."""
     table = pd.read_csv(report / "tables" / "differences.csv")
-    assert set(table["best"]) == {"good_one"} and len(table) == 2
-    assert (table["difference_low"] > 0).all()
-    assert (table["probability_of_improvement"] > 0.9).all()
+    seeds = pd.read_csv(report / "tables" / "runs.csv").set_index("name")["seeds"]
+    assert sorted(seeds) == [3, 5, 5] and len(table) == 3
+    said = dict.fromkeys(["more", "less", "fewer than 5 seeds"], 0)
+    for row in table.to_dict("records"):
+        said[row["verdict"]] += 1
+        is_more = row["difference"] > 0
+        fewest = min(seeds[row["first"]], seeds[row["other"]])
+        expected = (
+            ("more" if is_more else "less") if fewest == 5 else "fewer than 5 seeds"
+        )
+        assert row["verdict"] == expected
+        assert (row["difference_low"] > 0) == is_more
+        assert (row["probability_of_improvement"] > 0.5) == is_more
+    assert said["fewer than 5 seeds"] == 2
+
+
+def test_the_worst_tenth_is_found_by_other_episodes_than_report_it(tmp_path):
+    """Levels that are all alike have no bad tail, however few the episodes."""
+    path = run_dirs.write(
+        tmp_path, "alike", {"heldout": np.zeros((5, 400))}, n_episodes=4
+    )
+    rng = np.random.default_rng(0)
+    for file in path.glob("eval/*.parquet"):
+        table = pd.read_parquet(file)
+        table["success"] = rng.random(len(table)) < 0.976
+        table.to_parquet(file)
+    (run,) = runs.finished(tmp_path)
+    found = tables.tails({"alike": Compared("alike", [run])}).iloc[0]
+    assert found["worst_tenth"] == pytest.approx(0.976, abs=0.015)
+    assert found["worst_tenth_low"] < 0.976 < found["worst_tenth_high"] + 0.005
 
 
 def test_latex_is_escaped_and_ruled(report):
