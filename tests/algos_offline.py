@@ -28,7 +28,7 @@ TINY = {
     "batch_size": 16,
     "eval_episodes": 2,
     "n_members": 2,
-    "n_elites": 1,
+    "n_elites": 2,
     "model_units": 16,
     "model_layers": 1,
     "model_updates": 1,

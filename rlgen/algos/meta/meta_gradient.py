@@ -420,7 +420,7 @@ class MetaGradient(MetaLearning[MetaGradientState]):
         metrics = {
             "lives_ended": jnp.sum(ended),
             "life_return": mean_over(earned, ended),
-            "life_score": mean_over(feedback.score, ended),
+            "life_score": mean_over(feedback.score, ended & (feedback.n_episodes > 0)),
             "life_replayed": mean_over(agents.role != NEW_LEVELS, ended),
         }
         features = jax.vmap(self.tasks.features)(batch.levels)
