@@ -118,7 +118,7 @@ def train_config(args: Sequence[str]) -> Any:
     before = configs.flatten(first)
     said = configs.flatten(parse(first)).items()
     changed = {name: value for name, value in said if value != before.get(name)}
-    return parse(base(changed))
+    return parse(base(changed)).checked()
 
 
 def _run_training(config: Any) -> int:

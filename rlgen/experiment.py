@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import copy
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -148,6 +149,25 @@ class Experiment(abc.ABC, Generic[StateT]):
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Within:
+    """What a setting may be, where any of many values makes the same algorithm.
+
+    Attributes:
+      above, below: bounds, both left out.
+    """
+
+    above: float
+    below: float = math.inf
+
+    def __contains__(self, value: Any) -> bool:
+        return self.above < value < self.below
+
+    def __str__(self) -> str:
+        bound = f" and below {self.below:g}" if self.below < math.inf else ""
+        return f"above {self.above:g}{bound}"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Algorithm(abc.ABC):
     """What `rlgen train` knows by a name: settings, and the experiment they make.
@@ -157,6 +177,8 @@ class Algorithm(abc.ABC):
       source: the paper.
       settings: flat settings that make the algorithm what it is.
       presets: further flat settings, by the preset's name.
+      definition: settings that would make another algorithm of it if they were others:
+        the value that they have, or `Within` what they are.
       env: environment to train on if none is named.
     """
 
@@ -164,7 +186,17 @@ class Algorithm(abc.ABC):
     source: str
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    definition: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     env: str = "maze"
+
+    def contradiction(self, values: Mapping[str, Any]) -> str:
+        """What flat settings have that this algorithm has not, in words; or nothing."""
+        for name, own in self.definition.items():
+            value = values[name]
+            is_own = value in own if isinstance(own, Within) else value == own
+            if not is_own:
+                return f"{name} is {own} in it, not {value}"
+        return ""
 
     def env_of(self, values: Mapping[str, Any]) -> str:
         """The environment that flat settings imply; empty for `env`."""

@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 
@@ -44,6 +44,20 @@ class TrainConfig:
     def name(self) -> str:
         """First part of the run directory's name."""
         return f"{self.algorithm}-{self.env}"
+
+    def checked(self) -> Self:
+        """These settings, if they are those of the algorithm that they name.
+
+        Raises:
+          UserError: they make another algorithm.
+        """
+        algorithm = registry.load(registry.ALGORITHMS, self.algorithm)
+        if said := algorithm.contradiction(configs.flatten(self)):
+            raise UserError(
+                f"This is not {self.algorithm} any more ({said}): leave that out, or "
+                "choose another algorithm."
+            )
+        return self
 
     def build(self) -> Experiment:
         """The experiment of these settings."""
@@ -92,7 +106,7 @@ def make_config(
     values |= {name: v for name, v in env_type.ADVICE.items() if name in known}
     values |= entry.implied(values | named)
     base = configs.override(base, values, f"preset {preset or algorithm}")
-    return configs.override(base, settings or {}, source)
+    return configs.override(base, settings or {}, source).checked()
 
 
 def _fitting(

@@ -25,7 +25,7 @@ from rlgen.algos.ued.scores import NEEDS_ANTAGONIST
 from rlgen.config import RunConfig
 from rlgen.env import take
 from rlgen.errors import UserError
-from rlgen.experiment import Algorithm
+from rlgen.experiment import Algorithm, Within
 from rlgen.networks import NetworkConfig, make_network
 from rlgen.programs import seed_axis_name
 
@@ -317,6 +317,7 @@ AGENT = AgentAlgorithm(
     summary="an agent that learns by an update rule: --rule NAME or FILE",
     source="the rule's",
     settings=_AGENT,
+    definition={"replay_prob": 0.0},
     presets={"quick": {"n_updates": 2000, "log_every": 50, "solvable": True}},
 )
 
@@ -324,6 +325,7 @@ LPG = MetaGradientAlgorithm(
     summary="an update rule learned by meta-gradients on grid-world tasks",
     source="Oh et al. 2020",
     settings={},
+    definition={"replay_prob": 0.0},
     presets={"quick": _QUICK, "paper": _PAPER},
     env="grid_tasks",
 )
@@ -344,6 +346,7 @@ GROOVE = MetaGradientAlgorithm(
     summary="an update rule learned on the tasks where it is worse than A2C",
     source="Jackson et al. 2023",
     settings=_GROOVE,
+    definition={"replay_prob": Within(0.0)},
     presets={
         "quick": {**_QUICK, "top_k": 32, "buffer_size": 256, "min_fill": 0.25},
         "paper": {**_PAPER, "top_k": 512, "buffer_size": 4000, "min_fill": 0.5},
@@ -368,6 +371,7 @@ TA_LPG = EvolutionAlgorithm(
     summary="time-aware LPG, learned by evolution over whole lifetimes",
     source="Jackson et al. 2024",
     settings={"time_aware": True, "min_lifetime": 10, "max_lifetime": 250},
+    definition={"rule": "lpg", "time_aware": True},
     presets={
         "quick": {**_QUICK_EVOLUTION, "rule_size": 16, "max_lifetime": 100},
         "paper": {"n_agents": 1024, "n_updates": 2500, "eval_every": 250},
@@ -402,6 +406,7 @@ LPO = EvolutionAlgorithm(
     summary="a drift for PPO, learned by evolution over whole lifetimes",
     source="Lu et al. 2022",
     settings={**_DRIFT, "min_lifetime": 250, "max_lifetime": 250},
+    definition={"rule": "lpo", "time_aware": False},
     presets={
         "quick": {**_QUICK_LPO, "min_lifetime": 50, "max_lifetime": 50},
         "paper": _PAPER_LPO,
@@ -418,6 +423,7 @@ TA_LPO = EvolutionAlgorithm(
         "min_lifetime": 10,
         "max_lifetime": 250,
     },
+    definition={"rule": "lpo", "time_aware": True},
     presets={
         "quick": {**_QUICK_LPO, "max_lifetime": 100},
         "paper": _PAPER_LPO,

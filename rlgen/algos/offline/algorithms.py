@@ -23,6 +23,7 @@ from rlgen.algos.offline.variants import (
     OnlineAlgorithm,
     OutcomeAlgorithm,
 )
+from rlgen.experiment import Within
 
 # Small networks, 20,000 gradient steps, and models (of those that have some) of 2 x 128
 # that learn for 2,500. The same for every learner.
@@ -85,6 +86,7 @@ PERCENT_BC = OfflineAlgorithm(
     summary="behaviour cloning of the tenth of the episodes with the highest return",
     source="Chen et al. 2021, section 5.1",
     settings={"best_share": 0.1},
+    definition={"best_share": Within(0.0, 1.0)},
     presets=_presets(),
     make_agent=_bc,
     agent=BCConfig(),
@@ -94,6 +96,7 @@ TD3_BC = OfflineAlgorithm(
     summary="TD3 whose actor is held to the recorded actions",
     source="Fujimoto and Gu 2021",
     settings={"normalize_obs": True},
+    definition={"actor_bc": Within(0.0), "critic_bc": 0.0},
     presets=_presets(),
     make_agent=_td3_bc,
     agent=TD3BCConfig(),
@@ -114,6 +117,7 @@ REBRAC = OfflineAlgorithm(
         "actor_layers": 3,
         "critic_layers": 3,
     },
+    definition={"actor_bc": Within(0.0), "critic_bc": Within(0.0)},
     presets=_presets(batch_size=1024, actor_lr=1e-3, critic_lr=1e-3),
     make_agent=_td3_bc,
     agent=TD3BCConfig(),
@@ -137,6 +141,7 @@ CQL = OfflineAlgorithm(
     summary="conservative Q-learning: values of actions that are no data are lowered",
     source="Kumar et al. 2020",
     settings=_CQL,
+    definition={"cql_weight": Within(0.0), "calibrated": False},
     presets={
         "quick": _QUICK | _CQL_QUICK,
         "paper": _PAPER | {"actor_layers": 3, "critic_layers": 3},
@@ -149,6 +154,7 @@ CAL_QL = OfflineAlgorithm(
     summary="CQL that never lowers a value below what the data returned",
     source="Nakamoto et al. 2023",
     settings=_CQL | {"calibrated": True},
+    definition={"cql_weight": Within(0.0), "calibrated": True},
     presets={
         "quick": _QUICK | _CQL_QUICK,
         # Their AntMaze settings: Lagrange gap 0.8, policy 2 x 256, critics 4 x 256.
@@ -158,10 +164,13 @@ CAL_QL = OfflineAlgorithm(
     agent=SACConfig(),
 )
 
+_IN_ENSEMBLE: dict[str, Any] = {"cql_weight": 0.0, "n_critics": Within(1)}
+
 SAC_N = OfflineAlgorithm(
     summary="SAC with the least of many critics",
     source="An et al. 2021",
     settings={"n_critics": 10, "max_temperature": 1.0},
+    definition=_IN_ENSEMBLE | {"diversity": 0.0},
     presets=_presets(n_updates=3000, actor_layers=3, critic_layers=3, actor_lr=1e-4),
     make_agent=_sac,
     agent=SACConfig(),
@@ -171,6 +180,7 @@ EDAC = OfflineAlgorithm(
     summary="SAC-N whose critics' slopes are kept apart, so that fewer will do",
     source="An et al. 2021",
     settings={"n_critics": 10, "max_temperature": 1.0, "diversity": 1.0},
+    definition=_IN_ENSEMBLE | {"diversity": Within(0.0)},
     presets=_presets(n_updates=3000, actor_layers=3, critic_layers=3, actor_lr=1e-4),
     make_agent=_sac,
     agent=SACConfig(),
@@ -187,6 +197,7 @@ MOPO = ModelBasedAlgorithm(
     summary="SAC in a model of the dynamics, whose uncertain steps pay less",
     source="Yu et al. 2020",
     settings=_IN_MODEL,
+    definition={"penalty": "noise", "cql_weight": 0.0},
     presets={"quick": _QUICK | _IN_MODEL_QUICK, "paper": _PAPER | _IN_MODEL_PAPER},
     make_agent=_sac,
     agent=SACConfig(),
@@ -197,6 +208,7 @@ MOBILE = ModelBasedAlgorithm(
     source="Sun et al. 2023",
     settings=_IN_MODEL
     | {"penalty": "values", "entropy_backup": False, "max_temperature": 1.0},
+    definition={"penalty": "values", "cql_weight": 0.0},
     presets={"quick": _QUICK | _IN_MODEL_QUICK, "paper": _PAPER | _IN_MODEL_PAPER},
     make_agent=_sac,
     agent=SACConfig(),
@@ -251,6 +263,7 @@ GOAL_CLONING = GoalAlgorithm(
     summary="behaviour cloning that is told a goal its episode reached later",
     source="Emmons et al. 2022",
     settings=_GOALS,
+    definition={"stitch_prob": 0.0},
     presets={"quick": _GOALS_QUICK, "paper": _PAPER | {"actor_units": 1024}},
     make_agent=_bc,
     agent=BCConfig(),
@@ -261,6 +274,7 @@ STITCHING = GoalAlgorithm(
     summary="goal-conditioned cloning that also looks at where other episodes went on",
     source="Ghugare et al. 2024",
     settings=_GOALS | {"stitch_prob": 0.5},
+    definition={"stitch_prob": Within(0.0)},
     presets={"quick": _GOALS_QUICK, "paper": _PAPER | {"actor_units": 1024}},
     make_agent=_bc,
     agent=BCConfig(),
@@ -273,6 +287,7 @@ SAC_ALGORITHM = OnlineAlgorithm(
     summary="soft actor-critic, on new levels of the train split all the time",
     source="Haarnoja et al. 2018",
     settings={"random_updates": 4},
+    definition={"cql_weight": 0.0, "diversity": 0.0},
     presets={
         "quick": {
             "n_updates": 60,

@@ -16,6 +16,7 @@ from rlgen.algos.ued.assembly import (
     UEDAlgorithm,
 )
 from rlgen.algos.ued.sfl import SFL, SFLConfig
+from rlgen.experiment import Within
 
 # Minutes on two CPU cores. Chosen on the validation split (--eval-split validation).
 _QUICK: dict[str, Any] = {
@@ -161,10 +162,19 @@ def _presets(batches: int, first: int) -> dict[str, dict[str, Any]]:
     }
 
 
+# What levels that are drawn again have in common, and those with two channels.
+_REPLAYS: dict[str, Any] = {
+    "replay_prob": Within(0.0),
+    "edit_prob": 0.0,
+    "generate_prob": 0.0,
+}
+_MIXES: dict[str, Any] = _REPLAYS | {"second_support": "all", "insert_by": "second"}
+
 DR = UEDAlgorithm(
     summary="domain randomisation: a new random level for every environment and update",
     source="Tobin et al. 2017",
     settings={"replay_prob": 0.0},
+    definition={"replay_prob": 0.0},
     presets={"quick": _QUICK, "paper": _PAPER},
 )
 
@@ -172,6 +182,7 @@ PLR = UEDAlgorithm(
     summary="prioritised level replay: new levels and replayed ones both train",
     source="Jiang et al. 2021, Prioritized level replay",
     settings={"replay_prob": 0.5, "train_on_new": True},
+    definition=_REPLAYS | {"train_on_new": True},
     presets={"quick": _QUICK, "paper": _PAPER | _PAPER_REPLAY},
 )
 
@@ -179,6 +190,7 @@ ROBUST_PLR = UEDAlgorithm(
     summary="robust PLR: only replayed levels train, new ones are scored",
     source="Jiang et al. 2021, Replay-guided adversarial environment design",
     settings={"replay_prob": 0.5, "train_on_new": False},
+    definition=_REPLAYS | {"train_on_new": False},
     presets={
         "quick": _QUICK,
         "paper": _PAPER | _PAPER_REPLAY,
@@ -196,6 +208,7 @@ ACCEL = UEDAlgorithm(
         "edit_prob": 1.0,
         "levels": "empty",
     },
+    definition=_REPLAYS | {"train_on_new": False, "edit_prob": Within(0.0)},
     presets={
         "quick": _QUICK,
         "paper": _PAPER | _PAPER_REPLAY,
@@ -209,6 +222,8 @@ UNIFORM = UEDAlgorithm(
     summary="levels of a given set, uniformly",
     source="Garcin et al. 2024",
     settings=_ON_DATASET | {"prioritization": "uniform", "staleness": 0.0},
+    definition=_REPLAYS
+    | {"prioritization": "uniform", "staleness": 0.0, "support": "dataset"},
     presets=_presets(1, 0),
     env="cave",
 )
@@ -217,6 +232,7 @@ PLR_D = UEDAlgorithm(
     summary="PLR on a given set of levels",
     source="Jiang et al. 2021, as run by Garcin et al. 2024",
     settings=_ON_DATASET,
+    definition=_REPLAYS | {"support": "dataset"},
     presets=_presets(1, 8),
     env="cave",
 )
@@ -232,6 +248,7 @@ ACCEL_D = UEDAlgorithm(
         "insert_positive": True,
         "edit_prob": 1.0,
     },
+    definition=_REPLAYS | {"edit_prob": Within(0.0), "support": "all"},
     presets=_presets(2, 8),
     env="cave",
 )
@@ -240,6 +257,7 @@ EL_DRED = UEDAlgorithm(
     summary="DRED with edited levels in place of generated ones",
     source="Garcin et al. 2024",
     settings=_DRED | {"edit_prob": 1.0},
+    definition=_MIXES | {"edit_prob": Within(0.0), "generate_prob": 0.0},
     presets=_presets(2, 8),
     env="cave",
 )
@@ -248,6 +266,7 @@ VAE_DRED = GenerativeAlgorithm(
     summary="DRED: levels from a model of a given set, mixed with that set",
     source="Garcin et al. 2024",
     settings=_DRED | {"generate_prob": 1.0},
+    definition=_MIXES | {"edit_prob": 0.0, "generate_prob": Within(0.0)},
     presets=_presets(2, 8),
     env="cave",
 )
@@ -309,6 +328,7 @@ REPAIRED = PairedAlgorithm(
     summary="REPAIRED: PAIRED's teacher, and students that learn from replayed levels",
     source="Jiang et al. 2021, Replay-guided adversarial environment design",
     settings={"replay_prob": 0.5, "train_on_new": False},
+    definition={"replay_prob": Within(0.0)},
     presets={
         "quick": _QUICK_TEACHER
         | {"buffer_size": 1000, "min_fill": 0.2, "temperature": 1.0},
