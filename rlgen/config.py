@@ -149,7 +149,8 @@ class RunConfig:
     """How an experiment is run, whatever it is.
 
     Attributes:
-      seed: the first seed; seed i of a run is seed + i, as if it ran alone.
+      seed: the first seed; seed i of a run is seed + i, as if it ran alone, up to
+        rounding: a program of one seed is another.
       seeds: how many seeds run in this process. They share nothing but the order in
         which curricula take new, replayed and edited batches, the same in every run.
       n_updates: length of training, in updates (one batch of rollouts each).

@@ -123,7 +123,11 @@ def files(tmp_path):
         ("train uniform --env cave --dataset test", "2048 of 2048 levels of set test"),
         ("train plr-d --env cave --n-envs 1024", "fewer than the 1024 of a batch"),
         ("train vae-dred --env cave --vae-file {files}", "is not a model of levels"),
-        ("train sfl --n-steps 64", "64 steps may end none of up to 250"),
+        ("train sfl --scoring-rollouts 2", "2 scoring_rollouts of 256 steps see hardl"),
+        (
+            "train dr --replay-prob 0.5",
+            "This is not dr any more (replay_prob is 0.0 in",
+        ),
         ("train accel-d --env maze", "There is no level file train"),
         ("levels maze --dataset all", "There is no recipe for level set all: leave"),
         ("levels cave --dataset cubes", "no recipe for level set cubes: choose all or"),

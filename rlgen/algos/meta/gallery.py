@@ -173,7 +173,7 @@ def _asker(
     """A function of (experience of x, values of x) to first policy targets [M, X]."""
 
     @jax.jit
-    def first_target(reward, prediction):
+    def first_target(params, reward, prediction):
         def one(params, reward, prediction):
             done = jnp.zeros((_N_STEPS, 1), bool).at[-1].set(True)
             given = lpg.Experience(
@@ -189,7 +189,10 @@ def _asker(
         over_x = jax.vmap(one, in_axes=(None, 0, 0))
         return jax.vmap(over_x, in_axes=(0, None, None))(params, reward, prediction)
 
-    return lambda experience, values: np.asarray(first_target(*experience(values)))
+    def ask(experience, values):
+        return np.asarray(first_target(params, *experience(values)))
+
+    return ask
 
 
 def _paid(config: lpg.LPGConfig, x: np.ndarray, delay: int):
