@@ -261,7 +261,7 @@ def differences(scores: dict[tuple[str, int, str], np.ndarray]) -> pd.DataFrame:
             about = {"learner": learner, "train_levels": n, "level_set": level_set}
             pairs.append((about | {"minus": against}, x, y))
     # All claims together are right in 19 studies of 20.
-    level = 0.95 ** (1 / max(len(pairs), 1))
+    level = statistics.level_of_each(0.95, len(pairs))
     rows = [
         about | statistics.difference_of_means(x, y, level)._asdict()
         for about, x, y in pairs

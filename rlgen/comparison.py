@@ -252,7 +252,7 @@ def check(compared: dict[str, Compared], claims: Sequence[Claim]) -> pd.DataFram
     all claims, at 95 %; see `statistics.difference_of_means`. Returns compare the same
     levels, measures compare seeds.
     """
-    rows, level = [], 0.95 ** (1 / max(len(claims), 1))
+    rows, level = [], statistics.level_of_each(0.95, len(claims))
     for claim in claims:
         row: dict[str, object] = {"claim": claim.text}
         if claim.more in compared and claim.less in compared:

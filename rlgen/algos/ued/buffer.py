@@ -113,6 +113,11 @@ def first_of_each(hashes: jax.Array) -> jax.Array:
     return jnp.zeros_like(rows).at[order].set(order[where_it_began])
 
 
+def is_first_copy(hashes: jax.Array) -> jax.Array:
+    """Which of L rows are the first with their hash uint32[L, 2]. bool[L]."""
+    return first_of_each(hashes) == jnp.arange(len(hashes))
+
+
 def record(
     buffer: LevelBuffer,
     batch: LevelBatch,
@@ -146,7 +151,7 @@ def record(
       the buffer, and which of the L levels were inserted. bool[L].
     """
     capacity = buffer.capacity
-    is_first = first_of_each(batch.hash) == jnp.arange(len(batch.hash))
+    is_first = is_first_copy(batch.hash)
     known_slot = find(buffer, batch.hash)
     is_known = known_slot >= 0
     is_scored = feedback.n_episodes > 0

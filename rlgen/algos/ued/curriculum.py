@@ -20,7 +20,7 @@ from rlgen.algos.ued.buffer import (
     NEW,
     LevelBatch,
     LevelBuffer,
-    first_of_each,
+    is_first_copy,
 )
 from rlgen.algos.ued.scores import Feedback
 from rlgen.env import Env
@@ -40,7 +40,8 @@ class Draw(struct.PyTreeNode):
     batch: LevelBatch  # [L, ...]
     role: jax.Array  # () int32, index into ROLES
     trains: jax.Array  # () bool: learn from the rollouts, or only score them
-    # () bool: the levels of the last batch again, whose episodes go on; None for never.
+    # () bool: the levels of the last batch again, whose episodes go on; asked for where
+    # the curriculum `continues_batches`.
     goes_on: jax.Array | None = None
     memo: PyTree = None  # what the curriculum wants to see again in `update`
 
@@ -78,9 +79,11 @@ class LevelDistribution(abc.ABC, Generic[StateT]):
         run. Folded with a number of each seed's own, decisions would differ between
         seeds for all that vmap knows: every branch would run, and every gradient.
         """
-        if self.seed_axis is not None:
-            n_updates = jax.lax.pmax(n_updates, self.seed_axis)
-        return jax.random.fold_in(jax.random.key(0), n_updates)
+        return jax.random.fold_in(jax.random.key(0), self.alike(n_updates))
+
+    def alike(self, x: jax.Array) -> jax.Array:
+        """A number that all seeds have alike; this tells vmap that they have."""
+        return x if self.seed_axis is None else jax.lax.pmax(x, self.seed_axis)
 
     @property
     def scores(self) -> tuple[str, str]:
@@ -230,8 +233,7 @@ def buffer_metrics(buffer: LevelBuffer, clock: jax.Array) -> dict[str, jax.Array
 
 def batch_metrics(draw: Draw, feedback: Feedback) -> dict[str, jax.Array]:
     """What a batch showed: distinct and finished levels, score by role."""
-    first = first_of_each(draw.batch.hash)
-    unique = jnp.sum(first == jnp.arange(len(first)))
+    unique = jnp.sum(is_first_copy(draw.batch.hash))
     is_finished = feedback.n_episodes > 0
     mean_score = mean_over(feedback.score, is_finished)
     return {

@@ -193,7 +193,8 @@ class UED(Experiment[UEDState]):
         else:
             start = self.student.start(key_start, levels)
         begun = state.ongoing_returns
-        if draw.goes_on is not None:
+        if self.curriculum.continues_batches:
+            assert draw.goes_on is not None, "the batch does not say if it goes on"
             assert state.ongoing is not None, "the state has no ongoing episodes"
             assert begun is not None, "the state has no ongoing returns"
             start = select(draw.goes_on, state.ongoing, start)

@@ -324,7 +324,7 @@ class LevelReplay(LevelDistribution[ReplayState]):
             return jnp.int32(NEW_LEVELS)
         config = self.config
         key_replay, key_follow = jax.random.split(shared_key)
-        last_role, clock = state.last_role, self._clock(state)
+        last_role, clock = self.alike(state.last_role), self.alike(state.clock)
         if self.dataset is None:
             # At least one level must be there, however small the asked share.
             enough = max(1, round(config.min_fill * config.buffer_size))
@@ -333,8 +333,6 @@ class LevelReplay(LevelDistribution[ReplayState]):
             ready = jnp.bool_(True)
         if self.seed_axis is not None:
             ready = jax.lax.pmin(ready.astype(jnp.int32), self.seed_axis) > 0
-            # Equal in all seeds already; this tells vmap so.
-            last_role = jax.lax.pmax(last_role, self.seed_axis)
         replays = ready & jax.random.bernoulli(key_replay, config.replay_prob)
         role = jnp.where(replays, REPLAYED, NEW_LEVELS)
         luck = jax.random.uniform(key_follow)
@@ -345,12 +343,6 @@ class LevelReplay(LevelDistribution[ReplayState]):
         role = jnp.where(follows & generates, GENERATED_LEVELS, role)
         return jnp.where(clock < self.n_visits, NEW_LEVELS, role).astype(jnp.int32)
 
-    def _clock(self, state: ReplayState) -> jax.Array:
-        """Batches so far; vmap is told that all seeds have had as many. () int32."""
-        if self.seed_axis is None:
-            return state.clock
-        return jax.lax.pmax(state.clock, self.seed_axis)
-
     def _new_levels(self, state: ReplayState, key: jax.Array) -> LevelBatch:
         """Levels from the space, or given ones while they are visited first."""
         if self.dataset is None or self.n_visits == 0:
@@ -358,7 +350,7 @@ class LevelReplay(LevelDistribution[ReplayState]):
         if self.config.replay_prob == 1.0:
             return self._visited_levels(state)
         return jax.lax.cond(
-            self._clock(state) < self.n_visits,
+            self.alike(state.clock) < self.n_visits,
             lambda: self._visited_levels(state),
             lambda: new_batch(self.space, key, self.n_levels),
         )

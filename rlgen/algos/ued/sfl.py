@@ -157,10 +157,7 @@ class SFL(LevelDistribution[SFLState]):
         del shared_key  # turns follow the clock
         assert n == self.n_levels, "the batch has another size than at init"
         key_new, key_kept = jax.random.split(key)
-        clock = state.clock
-        if self.seed_axis is not None:
-            clock = jax.lax.pmax(clock, self.seed_axis)
-        at = clock % self._turn
+        at = self.alike(state.clock) % self._turn
         scores_now = at < self._n_scoring
         goes_on = scores_now & (at % self.n_rollouts > 0)
         # A turn begins with nothing kept: old scores are of an older student.

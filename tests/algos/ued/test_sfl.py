@@ -169,6 +169,17 @@ def test_an_experiment_learns_and_counts_scoring_steps():
     assert np.isnan(metrics["loss"]).tolist() == [True, True, False, True, True, False]
 
 
+def test_one_rollout_scores_a_batch_where_it_is_long_enough():
+    """As published, 2,000 steps of up to 250: nothing goes on, and nothing is kept."""
+    settings = SCORING | {"n_envs": 4, "max_steps": 6, "n_steps": 48, "n_kept": 4}
+    settings["scoring_rollouts"] = 0
+    experiment = training.make_config("sfl", "maze", settings=settings).build()
+    assert experiment.curriculum.n_rollouts == 1
+    state, metrics = jax.jit(lambda key: experiment.train(key, 4))(jax.random.key(0))
+    assert metrics["student_updates"].tolist() == [0, 1, 1, 2]
+    assert state.ongoing is None
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
