@@ -290,7 +290,7 @@ def test_the_spread_of_values_is_over_elites_of_means_over_samples():
         stage.encoder,
         stage.dynamics,
         stage.model,
-        ModelBasedConfig(penalty="values", value_samples=4000),
+        ModelBasedConfig(penalty="values", value_samples=100_000),
         Push(),
         4,
         1,
@@ -298,7 +298,10 @@ def test_the_spread_of_values_is_over_elites_of_means_over_samples():
     spread = many.value_spread(state.agent, model, stages["encoder"], batch, KEY)
     said = stage.dynamics.predict(model, batch.obs, batch.action)
     means = np.asarray(said.mean)[:2, :, :2].sum(axis=-1)  # two elites of three
-    np.testing.assert_allclose(spread, means.std(axis=0, ddof=1), atol=0.01)
+    expected = means.std(axis=0, ddof=1)
+    # Two elites: over n in place of n - 1 it would be 0.7 of this.
+    assert expected.max() > 5e-4
+    np.testing.assert_allclose(spread, expected, atol=5e-5)
 
 
 @pytest.mark.parametrize("penalty", ["noise", "values"])

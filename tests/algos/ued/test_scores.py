@@ -228,8 +228,29 @@ def test_what_is_undefined_does_not_leak_from_unfinished_copies():
     np.testing.assert_array_equal(found.n_success, [1, 1, 0])
 
 
+def test_levels_that_are_always_solved_score_nothing():
+    """As rollouts are scored: environment n ends and solves n + 1 episodes of one step.
+
+    A mean of successes, 1 - p of it, left 6e-8 for 38 of these counts.
+    """
+    n = 256
+    done = np.arange(n)[:, None] <= np.arange(n)[None]
+    zeros = np.zeros((n, n), np.float32)
+    batch = trajectory(done.astype(np.float32), zeros, done, done, np.zeros_like(done))
+    index = np.broadcast_to(np.arange(n, dtype=np.int32), done.shape)
+
+    @jax.jit
+    def score(batch):
+        best = jnp.full(n, -jnp.inf)
+        names = ("learnability", "l1")
+        return scores.score(names, batch, zeros, index, jnp.arange(n), best, None)
+
+    feedback = score(batch)
+    np.testing.assert_array_equal(feedback.n_success, np.arange(1, n + 1))
+    np.testing.assert_array_equal(feedback.score, np.zeros(n))
+
+
 def test_what_is_mastered_has_no_learnability_whatever_the_count():
-    """Rounded quotients leave 6e-8 for 38 counts up to 256, and pass for teachable."""
     n = jnp.arange(1, 4001)
     learnability = jax.jit(scores.learnability)
     assert not np.any(learnability(n, n)) and not np.any(learnability(0 * n, n))
