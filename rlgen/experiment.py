@@ -17,6 +17,7 @@ from flax import struct
 from rlgen.env import Env
 from rlgen.errors import UserError
 from rlgen.levels import LevelSet
+from rlgen.published import Published
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -179,6 +180,7 @@ class Algorithm(abc.ABC):
       presets: further flat settings, by the preset's name.
       definition: settings that would make another algorithm of it if they were others:
         the value that they have, or `Within` what they are.
+      published: the configuration that a preset follows, by the preset's name.
       env: environment to train on if none is named.
     """
 
@@ -187,6 +189,7 @@ class Algorithm(abc.ABC):
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     definition: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    published: Mapping[str, Published] = dataclasses.field(default_factory=dict)
     env: str = "maze"
 
     def contradiction(self, values: Mapping[str, Any]) -> str:

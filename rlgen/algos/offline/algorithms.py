@@ -1,13 +1,14 @@
 """The offline learners by name: each is a set of settings.
 
-Published hyper-parameters stand in the `paper` preset with their source; `quick` is
-sized for minutes on a laptop's CPU.
+Published hyper-parameters stand in the `paper` preset, each beside its source in
+`rlgen.algos.offline.published`; `quick` is sized for minutes on a laptop's CPU.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from rlgen.algos.offline import published
 from rlgen.algos.offline.assembly import OfflineAlgorithm
 from rlgen.algos.offline.bc import BC, BCConfig
 from rlgen.algos.offline.decision_transformer import (
@@ -97,7 +98,8 @@ TD3_BC = OfflineAlgorithm(
     source="Fujimoto and Gu 2021",
     settings={"normalize_obs": True},
     definition={"actor_bc": Within(0.0), "critic_bc": 0.0},
-    presets=_presets(),
+    presets=_presets(final_bound=0.0),
+    published={"paper": published.TD3_BC},
     make_agent=_td3_bc,
     agent=TD3BCConfig(),
 )
@@ -132,8 +134,9 @@ IQL_ALGORITHM = OfflineAlgorithm(
     agent=IQLConfig(),
 )
 
-# Kumar et al. 2020 as run by OfflineRL-Kit: weight 5, temperature 1, ten actions of
-# each kind, no Lagrange multiplier, deterministic backup, three layers of 256.
+# What OfflineRL-Kit's learners have in common beside the settings of each.
+_KIT: dict[str, Any] = {"temperature_lr": 1e-4, "final_bound": 0.0}
+
 _CQL: dict[str, Any] = {"cql_weight": 5.0, "entropy_backup": False, "actor_lr": 1e-4}
 _CQL_QUICK: dict[str, Any] = {"cql_actions": 4}
 
@@ -144,8 +147,9 @@ CQL = OfflineAlgorithm(
     definition={"cql_weight": Within(0.0), "calibrated": False},
     presets={
         "quick": _QUICK | _CQL_QUICK,
-        "paper": _PAPER | {"actor_layers": 3, "critic_layers": 3},
+        "paper": _PAPER | _KIT | {"actor_layers": 3, "critic_layers": 3},
     },
+    published={"paper": published.CQL},
     make_agent=_sac,
     agent=SACConfig(),
 )
@@ -186,11 +190,13 @@ EDAC = OfflineAlgorithm(
     agent=SACConfig(),
 )
 
-# Yu et al. 2020 and Sun et al. 2023 as run by OfflineRL-Kit: 50,000 rollouts of 5 steps
-# every 1,000 gradient steps, kept for five rounds, 5 % recorded steps, actor 1e-4,
-# three million gradient steps.
 _IN_MODEL: dict[str, Any] = {"actor_lr": 1e-4}
-_IN_MODEL_PAPER: dict[str, Any] = {"n_rollouts": 50_000, "n_updates": 3000}
+_IN_MODEL_PAPER: dict[str, Any] = _KIT | {
+    "n_updates": 3000,
+    "n_rollouts": 50_000,
+    "penalty_weight": 0.5,
+    "max_temperature": 1.0,
+}
 _IN_MODEL_QUICK: dict[str, Any] = {"n_rollouts": 2000}
 
 MOPO = ModelBasedAlgorithm(
@@ -199,6 +205,7 @@ MOPO = ModelBasedAlgorithm(
     settings=_IN_MODEL,
     definition={"penalty": "noise", "cql_weight": 0.0},
     presets={"quick": _QUICK | _IN_MODEL_QUICK, "paper": _PAPER | _IN_MODEL_PAPER},
+    published={"paper": published.MOPO},
     make_agent=_sac,
     agent=SACConfig(),
 )
