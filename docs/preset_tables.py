@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rlgen import config as configs
@@ -22,20 +23,21 @@ def tables() -> str:
 
 
 def _section(name: str, preset: str, published: Published) -> Iterator[str]:
-    repository, commit = published.repository, published.commit
+    commit = published.commit
+    address = f"https://github.com/{published.repository}/tree/{commit}"
     entry = registry.load(registry.ALGORITHMS, name)
     yield f"\n\n## `{name} --preset {preset}`\n"
     yield (
         f"{entry.source}. Values of {published.task} in "
-        f"[{repository}](https://github.com/{repository}/tree/{commit}), commit "
-        f"{commit[:7]}.\n"
+        f"[{published.repository}]({address}), commit {commit[:7]}.\n"
     )
     yield "| Setting | Here | Published | In | Why |"
     yield "|---|---|---|---|---|"
-    resolved = configs.flatten(training.make_config(name, preset=preset))
+    resolved = configs.flatten(training.make_config(name, published.env, preset))
     for row in published.rows(resolved):
         here, there = _shown(row.here), _shown(row.published)
-        yield f"| `{row.setting}` | {here} | {there} | {row.file} | {row.reason} |"
+        file = f"[{Path(row.file).name}]({address}/{row.file})"
+        yield f"| `{row.setting}` | {here} | {there} | {file} | {row.reason} |"
     if published.beyond:
         yield "\nAlso another, though no setting tells:\n"
         yield from (f"- {sentence}" for sentence in published.beyond)

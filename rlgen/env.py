@@ -261,7 +261,7 @@ class Resample(Wrapper[LevelT, ResampleState[StateT]]):
         return self.env.render(take(level, state.level_index), state.state)
 
 
-def take(tree: PyTree, index: jax.typing.ArrayLike) -> PyTree:
+def take(tree: PyTree, index: jax.typing.ArrayLike | slice) -> PyTree:
     """Indexes the leading axis of every leaf; `index` may have any shape."""
     return jax.tree.map(lambda x: x[index], tree)
 

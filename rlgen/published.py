@@ -33,6 +33,7 @@ class Published:
       values: by file, what it says, in the names and units of our settings.
       reasons: by setting, why it has another value here.
       beyond: differences that no setting shows, a sentence each.
+      env: environment to resolve the preset in; empty for the algorithm's own.
     """
 
     repository: str
@@ -41,6 +42,7 @@ class Published:
     values: Mapping[str, Mapping[str, Any]]
     reasons: Mapping[str, str] = dataclasses.field(default_factory=dict)
     beyond: tuple[str, ...] = ()
+    env: str = ""
 
     def rows(self, resolved: Mapping[str, Any]) -> Iterator[Row]:
         """Every published value beside that of a preset.

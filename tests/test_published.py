@@ -19,8 +19,7 @@ FOLLOWS = [(name, preset) for name, a in ALGORITHMS.items() for preset in a.publ
 BOOKKEEPING = {f.name for f in dataclasses.fields(RunConfig)} - {"n_updates"}
 #: Whose `paper` preset has no table yet.
 PENDING = {
-    "dr", "plr", "robust-plr", "accel", "uniform", "plr-d", "accel-d", "el-dred",
-    "vae-dred", "paired", "repaired", "sfl", "level-vae", "lpg", "ta-lpg",
+    "lpg", "ta-lpg",
     "groove", "lpo", "ta-lpo", "bc", "percent-bc", "rebrac", "iql", "cal-ql", "sac-n",
     "rvs", "decision-transformer", "goal-cloning", "stitching", "sac", "mobile",
     "edac",
@@ -28,8 +27,9 @@ PENDING = {
 
 
 def rows(name, preset):
-    resolved = configs.flatten(make_config(name, preset=preset))
-    return list(ALGORITHMS[name].published[preset].rows(resolved))
+    source = ALGORITHMS[name].published[preset]
+    resolved = configs.flatten(make_config(name, source.env, preset))
+    return list(source.rows(resolved))
 
 
 @pytest.mark.parametrize(("name", "preset"), FOLLOWS)

@@ -59,12 +59,23 @@ class UEDConfig(StudentConfig):
 
     Attributes:
       replay: see its class.
+      levels_per_env: new levels for each environment and batch; an episode that ends
+        is followed by one on any of the batch's. More than 1 needs
+        auto_reset=resample, and replay_prob=0: what is replayed is scored level by
+        level.
     """
 
     replay: ReplayConfig = ReplayConfig()
+    levels_per_env: int = 1
 
     def __post_init__(self):
         super().__post_init__()
+        check_auto_reset(self.auto_reset, self.continue_episodes, self.levels_per_env)
+        if self.levels_per_env > 1 and self.replay.replay_prob > 0:
+            raise UserError(
+                "levels_per_env above 1 is for levels that nothing remembers: choose "
+                "the algorithm dr, or levels_per_env=1."
+            )
         check_batch_size(self.replay, self.ppo.n_envs)
         unknown = {self.replay.score, self.replay.second_score} & NEEDS_ANTAGONIST
         if unknown:
@@ -93,14 +104,19 @@ class UEDAlgorithm(Algorithm):
         curriculum = LevelReplay(
             space=space,
             config=config.replay,
-            n_levels=config.ppo.n_envs,
+            n_levels=config.ppo.n_envs * config.levels_per_env,
             total_updates=run.n_updates,
             dataset=dataset,
             generator=self.generator(space, dataset, config),
             seed_axis=seed_axis_name(run),
         )
         return student_on(
-            curriculum, run, env_config, config, config.replay.needs_oracle
+            curriculum,
+            run,
+            env_config,
+            config,
+            config.replay.needs_oracle,
+            config.levels_per_env,
         )
 
 
@@ -110,6 +126,7 @@ def student_on(
     env_config: Any,
     config: StudentConfig,
     needs_oracle: bool = False,
+    levels_per_env: int = 1,
 ) -> UED:
     """A student that learns from the levels of a curriculum."""
     env = env_config.make_env()
@@ -122,6 +139,7 @@ def student_on(
         total_updates=run.n_updates,
         auto_reset=config.auto_reset,
         continue_episodes=config.continue_episodes,
+        levels_per_env=levels_per_env,
         eval_sets=env_config.eval_sets(),
         eval_episodes=config.eval_episodes,
         needs_oracle=needs_oracle,

@@ -37,8 +37,10 @@ PyTree = Any
 AUTO_RESETS = ("replay", "resample")
 
 
-def check_auto_reset(auto_reset: str, continue_episodes: bool) -> None:
-    """Raises `UserError` if these two do not go together."""
+def check_auto_reset(
+    auto_reset: str, continue_episodes: bool, levels_per_env: int = 1
+) -> None:
+    """Raises `UserError` if these do not go together."""
     if auto_reset not in AUTO_RESETS:
         raise UserError(
             f"Unknown auto_reset {auto_reset!r}: choose replay or resample."
@@ -47,6 +49,13 @@ def check_auto_reset(auto_reset: str, continue_episodes: bool) -> None:
         raise UserError(
             "continue_episodes needs auto_reset=resample: a replayed level is played "
             "from its start."
+        )
+    if levels_per_env < 1:
+        raise UserError(f"levels_per_env is {levels_per_env}: choose 1 or more.")
+    if levels_per_env > 1 and auto_reset != "resample":
+        raise UserError(
+            "levels_per_env above 1 needs auto_reset=resample: with replay an "
+            "environment keeps one level for a whole rollout."
         )
 
 
@@ -71,7 +80,7 @@ class UED(Experiment[UEDState]):
     Attributes:
       env: the environment, without an auto-reset wrapper.
       space: describes levels for the logs.
-      curriculum: chooses the levels; one level per environment and update.
+      curriculum: chooses the levels.
       network: the student.
       config: PPO's settings.
       total_updates: length of training, for annealing.
@@ -79,6 +88,8 @@ class UED(Experiment[UEDState]):
         batch's levels.
       continue_episodes: episodes go on across updates instead of starting anew; only
         with "resample".
+      levels_per_env: levels of a batch for each environment; more than one only with
+        "resample".
       eval_sets: held-out levels by name; they are only ever evaluated on.
       eval_episodes: episodes per held-out level.
       needs_oracle: whether the scores want the environment's best returns.
@@ -96,6 +107,7 @@ class UED(Experiment[UEDState]):
     total_updates: int
     auto_reset: str = "replay"
     continue_episodes: bool = False
+    levels_per_env: int = 1
     eval_sets: dict[str, LevelSet] = dataclasses.field(default_factory=dict)
     eval_episodes: int = 10
     needs_oracle: bool = False
@@ -107,7 +119,7 @@ class UED(Experiment[UEDState]):
     spreads_envs = True
 
     def __post_init__(self):
-        check_auto_reset(self.auto_reset, self.continue_episodes)
+        check_auto_reset(self.auto_reset, self.continue_episodes, self.levels_per_env)
         if self.continue_episodes and self.curriculum.continues_batches:
             raise UserError(
                 "This curriculum says itself which episodes go on: leave "
@@ -129,6 +141,11 @@ class UED(Experiment[UEDState]):
         return Student(self.env, self.network, rule, self.auto_reset)
 
     @property
+    def n_levels(self) -> int:
+        """L, levels of a batch; environment i starts on level i."""
+        return self.config.n_envs * self.levels_per_env
+
+    @property
     def env_steps_per_update(self) -> int:
         own = self.config.n_envs * self.config.n_steps
         return own + self.curriculum.env_steps_per_update
@@ -147,9 +164,9 @@ class UED(Experiment[UEDState]):
         curriculum = self.curriculum.init(key_curriculum)
         if self.continue_episodes:
             curriculum, draw = self.curriculum.sample(
-                curriculum, key_levels, jax.random.key(0), self.config.n_envs
+                curriculum, key_levels, jax.random.key(0), self.n_levels
             )
-            ongoing_levels = draw.batch.levels
+            ongoing_levels = take(draw.batch.levels, slice(self.config.n_envs))
             ongoing = self.student.start(key_start, ongoing_levels)
             ongoing_returns = jnp.zeros(self.config.n_envs)
         elif self.curriculum.continues_batches:
@@ -179,7 +196,7 @@ class UED(Experiment[UEDState]):
         )
         shared_key = self.curriculum.shared_key(state.n_updates)
         curriculum, draw = self.curriculum.sample(
-            state.curriculum, key_levels, shared_key, config.n_envs
+            state.curriculum, key_levels, shared_key, self.n_levels
         )
         levels, pool = draw.batch.levels, draw.batch.levels
         if self.continue_episodes:
@@ -262,7 +279,8 @@ class UED(Experiment[UEDState]):
             level_index = trajectory.info["level_index"]
         if self.continue_episodes:
             # Episodes begun on older levels score nothing: their first steps are gone.
-            level_index = jnp.where(level_index < n_envs, n_envs, level_index - n_envs)
+            nowhere = self.n_levels
+            level_index = jnp.where(level_index < n_envs, nowhere, level_index - n_envs)
         optimal_return = None
         if self.needs_oracle:
             optimal_return = jax.vmap(self.env.optimal_return)(batch.levels)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from rlgen.algos.ued import published
 from rlgen.algos.ued.level_generator import InterpolatedLevels, levels_to_learn_from
 from rlgen.algos.ued.level_vae import (
     Fit,
@@ -188,5 +189,6 @@ LEVEL_VAE = LevelVAEAlgorithm(
     source="Garcin et al. 2024",
     settings={"dataset": "train", "n_updates": 200, "log_every": 10, "eval_every": 0},
     presets={"quick": {"n_updates": 50}, "paper": {}},
+    published={"paper": published.LEVEL_VAE},
     env="cave",
 )

@@ -76,8 +76,8 @@ class TeacherConfig:
         mean of all), or "minimax" (less the protagonist's mean; no antagonist).
       n_blocks: blocks that the teacher places, after goal and start.
       noise_size: random numbers that the teacher sees in an episode.
-      teacher_lr, teacher_entropy_coef, teacher_epochs: of its PPO; discount, lambda
-        and clip are the students'.
+      teacher_lr, teacher_anneal_lr, teacher_entropy_coef, teacher_epochs: of its
+        PPO; discount, lambda and clip are the students'.
       teacher_channels, teacher_core, teacher_core_size: its network.
     """
 
@@ -85,6 +85,7 @@ class TeacherConfig:
     n_blocks: int = 50
     noise_size: int = 50
     teacher_lr: float = 1e-4
+    teacher_anneal_lr: bool = False
     teacher_entropy_coef: float = 5e-2
     teacher_epochs: int = 5
     teacher_channels: int = 128
@@ -116,7 +117,7 @@ class TeacherConfig:
             n_epochs=self.teacher_epochs,
             n_minibatches=1,
             lr=self.teacher_lr,
-            anneal_lr=False,
+            anneal_lr=self.teacher_anneal_lr,
             entropy_coef=self.teacher_entropy_coef,
             time_limit="terminate",
         )
@@ -269,18 +270,20 @@ class Paired(LevelDistribution[PairedState]):
         antagonist, other = state.antagonist, feedback
         if self._has_antagonist:
             play, other = self._antagonise(state, memo.batch, key_play)
-            lr_scale = 1.0
-            if self.antagonist.config.anneal_lr:
-                lr_scale = 1.0 - (state.clock - 1) / self.total_updates
             antagonist, learned = self.antagonist.learn(
-                antagonist, self._hyper[1], play, key_learn, lr_scale, draw.trains
+                antagonist,
+                self._hyper[1],
+                play,
+                key_learn,
+                self._lr_scale(self.antagonist, state),
+                draw.trains,
             )
             metrics["antagonist_return"] = jnp.mean(other.score2)
             metrics["antagonist_loss"] = learned["loss"]
         is_built = draw.role == GENERATED_LEVELS
         regret = REGRETS[self.config.regret](earned(feedback), earned(other))
         teacher, learned = self._teach(
-            state.teacher, memo.building, regret, key_teacher, is_built
+            state, memo.building, regret, key_teacher, is_built
         )
         metrics["regret"] = jnp.where(is_built, jnp.mean(regret), jnp.nan)
         metrics["teacher_loss"] = learned["loss"]
@@ -326,12 +329,18 @@ class Paired(LevelDistribution[PairedState]):
         )
         return play, feedback
 
-    def _teach(self, teacher, building: Play, regret, key, is_built):
+    def _lr_scale(self, student: Student, state: PairedState) -> jax.Array | float:
+        if not student.config.anneal_lr:
+            return 1.0
+        return 1.0 - (state.clock - 1) / self.total_updates
+
+    def _teach(self, state: PairedState, building: Play, regret, key, is_built):
         """The teacher learns from its episodes; the last step of each earns regret."""
-        hyper = self._hyper[0]
+        teacher, hyper = state.teacher, self._hyper[0]
         reward = jnp.zeros_like(building.trajectory.reward).at[-1].set(regret)
         paid = building.with_reward(reward, self.teacher, teacher, hyper)
-        return self.teacher.learn(teacher, hyper, paid, key, 1.0, is_built)
+        lr_scale = self._lr_scale(self.teacher, state)
+        return self.teacher.learn(teacher, hyper, paid, key, lr_scale, is_built)
 
     def metrics(self, state, key):
         if self.replay is None:

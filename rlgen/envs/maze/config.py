@@ -23,6 +23,7 @@ class MazeLevelsConfig(GridLevelsConfig):
     Attributes:
       levels: family to train on: uniform, perfect, rooms, caves or empty.
       min_walls, max_walls: number of walls of "uniform" levels.
+      distinct_walls: no cell of them is drawn twice.
       rooms_per_side, door_probability: of "rooms".
       fill, smoothing_steps: of "caves".
       heldout: family of the held-out levels; "same" as the training levels, or
@@ -32,6 +33,7 @@ class MazeLevelsConfig(GridLevelsConfig):
     levels: str = "uniform"
     min_walls: int = 0
     max_walls: int = 60
+    distinct_walls: bool = True
     rooms_per_side: int = 3
     door_probability: float = 0.8
     fill: float = 0.45
@@ -40,7 +42,7 @@ class MazeLevelsConfig(GridLevelsConfig):
 
     FAMILIES: ClassVar[Mapping[str, type[MazeLevels]]] = FAMILIES
     FAMILY_FIELDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "uniform": ("min_walls", "max_walls"),
+        "uniform": ("min_walls", "max_walls", "distinct_walls"),
         "rooms": ("rooms_per_side", "door_probability"),
         "caves": ("fill", "smoothing_steps"),
     }

@@ -63,14 +63,19 @@ class MazeLevels(GridLevels[MazeLevel]):
 
 @dataclasses.dataclass(frozen=True)
 class UniformWalls(MazeLevels):
-    """Walls on distinct cells chosen uniformly, their number uniform in a range.
+    """Walls on cells chosen uniformly, their number uniform in a range.
 
-    The family of Dennis et al. 2020 (PAIRED) and its successors, without their
-    repeated draws of one cell.
+    The family of Dennis et al. 2020 (PAIRED) and its successors.
+
+    Attributes:
+      min_walls, max_walls: range of the number.
+      distinct_walls: no cell is chosen twice. Otherwise the number is that of draws,
+        with replacement, as in the mazes of jaxued and SFL: a few walls fewer.
     """
 
     min_walls: int = 0
     max_walls: int = 60
+    distinct_walls: bool = True
 
     def __post_init__(self):
         room = self.height * self.width - 2
@@ -90,8 +95,16 @@ class UniformWalls(MazeLevels):
         count = jax.random.randint(
             key_count, (), self.min_walls, self.max_walls + 1, jnp.int32
         )
-        order = jax.random.permutation(key_cells, self.height * self.width)
-        return (order < count).reshape(self.height, self.width)
+        n_cells = self.height * self.width
+        if self.distinct_walls:
+            walls = jax.random.permutation(key_cells, n_cells) < count
+        else:
+            shape = (self.max_walls,)
+            drawn = jax.random.randint(key_cells, shape, 0, n_cells, jnp.int32)
+            # Beyond the last cell nothing is written.
+            drawn = jnp.where(jnp.arange(self.max_walls) < count, drawn, n_cells)
+            walls = jnp.zeros(n_cells, bool).at[drawn].set(True, mode="drop")
+        return walls.reshape(self.height, self.width)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 
 from rlgen import training
 from rlgen.algos.ued.curriculum import NEW_LEVELS, REPLAYED
+from rlgen.errors import UserError
 from rlgen.levels import split_of
 from rlgen.networks import zero_obs
 
@@ -149,6 +150,45 @@ def test_episodes_go_on_across_updates():
             jax.tree.map(lambda x, k=kept: x[k], new.ongoing_levels),
         )
     assert np.max(times) > 4  # longer than one rollout
+
+
+def test_domain_randomisation_as_published_plays_another_maze_at_every_episode():
+    """A mean over draws with replacement: 32 (1 - (31/32)^n) of 32 levels after n."""
+    experiment = build(
+        "dr",
+        auto_reset="resample",
+        continue_episodes=True,
+        levels_per_env=8,
+        n_steps=60,
+    )
+    finished, expected = 0.0, 0.0
+    for _, new, metrics in steps(experiment, 8):
+        assert new.curriculum.last.hash.shape[0] == 32
+        assert len(new.ongoing_levels.walls) == 4
+        finished += 32 * metrics["finished_levels"]
+        # Episodes are drawn from 4 ongoing levels, too, and those end one batch late.
+        expected += 32 * (1 - (35 / 36) ** metrics["episodes"])
+        assert metrics["episodes"] > 16
+    assert finished == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"levels_per_env": 0}, "choose 1 or more"),
+        ({"levels_per_env": 2}, "needs auto_reset=resample"),
+        (
+            {"levels_per_env": 2, "auto_reset": "resample", "replay_prob": 0.5},
+            "that nothing remembers",
+        ),
+    ],
+)
+def test_many_levels_an_environment_are_for_levels_that_nothing_remembers(
+    settings, message
+):
+    algorithm = "plr" if "replay_prob" in settings else "dr"
+    with pytest.raises(UserError, match=message):
+        build(algorithm, **settings)
 
 
 def test_returns_of_episodes_that_go_on_count_from_their_start():

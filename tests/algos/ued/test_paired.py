@@ -1,5 +1,6 @@
 """PAIRED and REPAIRED: what is paid, who learns, and what a teacher can find."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,9 +107,10 @@ def test_regret_is_paid_on_the_last_step_and_discounted_back():
 
 
 def test_every_agent_learns_and_steps_of_both_students_count():
-    built = experiment()
+    built = experiment(teacher_anneal_lr=True)
     state = jax.jit(built.init)(jax.random.key(0))
-    after, metrics = jax.jit(built.update)(state)
+    update = jax.jit(built.update)
+    after, metrics = update(state)
     before = state.curriculum
     for old, new in [
         (state.learner, after.learner),
@@ -124,6 +126,12 @@ def test_every_agent_learns_and_steps_of_both_students_count():
         assert np.mean(changed) > 0.5
     assert built.env_steps_per_update == 2 * 8 * 32
     assert metrics["finite"] == 1 and metrics["role"] == GENERATED_LEVELS
+    # At the end of training the teacher's annealed rate is 0, the antagonist's is not.
+    end = state.replace(curriculum=before.replace(clock=jnp.int32(10)))
+    last = update(end)[0].curriculum
+    chex.assert_trees_all_equal(last.teacher.params, before.teacher.params)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(last.antagonist.params, before.antagonist.params)
 
 
 def test_minimax_has_no_antagonist():
@@ -247,11 +255,3 @@ def test_caves_too():
 def test_what_does_not_go_together_is_refused(algorithm, env, settings, complaint):
     with pytest.raises(UserError, match=complaint):
         training.make_config(algorithm, env, settings=settings).build()
-
-
-def test_the_published_configuration_is_the_published_one():
-    config = training.make_config("paired", "maze", "paper")
-    assert config.algo.ppo.n_envs == 32 and config.algo.ppo.n_steps == 256
-    teacher = config.algo.teacher
-    assert (teacher.n_blocks, teacher.noise_size) == (50, 50)
-    assert (teacher.teacher_channels, teacher.teacher_core_size) == (128, 256)

@@ -171,6 +171,19 @@ class TestFamilies:
         # The count varies too, which widens five standard deviations a little.
         np.testing.assert_allclose(share, np.mean(bounds) / 25, atol=0.045)
 
+    @pytest.mark.parametrize("bounds", [(25, 25), (0, 8)], ids=str)
+    def test_walls_drawn_with_replacement_are_a_few_fewer(self, bounds):
+        """Of N cells N (1 - (1 - 1/N)^k) are hit by k draws."""
+        space = UniformWalls(
+            6, 6, min_walls=bounds[0], max_walls=bounds[1], distinct_walls=False
+        )
+        draws = np.arange(bounds[0], bounds[1] + 1)
+        expected = np.mean(36 * (1 - (35 / 36) ** draws))
+        counts = each(space.sample, 4096).walls.sum(axis=(1, 2))
+        deviation = counts.std() / np.sqrt(len(counts))
+        assert abs(counts.mean() - expected) < 5 * deviation
+        assert counts.max() <= bounds[1] and counts.min() < expected < counts.max()
+
     @pytest.mark.parametrize("space", [PerfectMaze(), PerfectMaze(5, 9)], ids=name)
     def test_perfect_mazes_are_spanning_trees(self, space, drawn):
         levels, _, _ = drawn(space)
