@@ -21,11 +21,11 @@ _PARENTS = (
     "those of the lowest return less value loss, under the name of easy ones.",
 )
 
-_JAXUED: dict[str, str] = {
+_JAXUED: dict[str, Any] = {
     "repository": "DramaCow/jaxued",
     "commit": "0f8f1284677375b889e4f13a32c9617cd009f8c4",
-    "task": "mazes of 13 x 13",
 }
+_MAZES = "mazes of 13 x 13"
 _JAXUED_STUDENT: dict[str, Any] = {
     "n_updates": 30_000,
     "n_envs": 32,
@@ -75,6 +75,7 @@ _JAXUED_REPLAY: dict[str, Any] = {
 
 DR = Published(
     **_JAXUED,
+    task=_MAZES,
     values={
         "examples/maze_dr.py": _JAXUED_STUDENT
         | {
@@ -97,7 +98,8 @@ _PLR: dict[str, Any] = {
     "src/jaxued/environments/maze": _JAXUED_MAZE | _JAXUED_WALLS,
 }
 PLR = Published(
-    **_JAXUED | {"task": "mazes of 13 x 13, with exploratory_grad_updates"},
+    **_JAXUED,
+    task=f"{_MAZES}, with exploratory_grad_updates",
     values={
         "examples/maze_plr.py": _JAXUED_STUDENT
         | _JAXUED_REPLAY
@@ -108,6 +110,7 @@ PLR = Published(
 )
 ROBUST_PLR = Published(
     **_JAXUED,
+    task=_MAZES,
     values={
         "examples/maze_plr.py": _JAXUED_STUDENT
         | _JAXUED_REPLAY
@@ -119,6 +122,7 @@ ROBUST_PLR = Published(
 
 PAIRED = Published(
     **_JAXUED,
+    task=_MAZES,
     values={
         "examples/maze_paired.py": _JAXUED_STUDENT
         | {
@@ -145,7 +149,7 @@ PAIRED = Published(
     ),
 )
 
-_DCD: dict[str, str] = {
+_DCD: dict[str, Any] = {
     "repository": "facebookresearch/dcd",
     "commit": "72991be64f7571ec962b14489b151b3fd997f1bc",
 }
@@ -190,7 +194,7 @@ _CONFIGS = "train_scripts/grid_configs/minigrid"
 
 ACCEL = Published(
     **_DCD,
-    task="mazes of 13 x 13 that begin empty",
+    task=f"{_MAZES} that begin empty",
     values={
         f"{_CONFIGS}/60_blocks_uniform/mg_60b_uni_accel_empty.json": _DCD_STUDENT
         | _DCD_REPLAY
@@ -221,7 +225,7 @@ ACCEL = Published(
 
 REPAIRED = Published(
     **_DCD,
-    task="mazes of 13 x 13 with 25 blocks",
+    task=f"{_MAZES} with 25 blocks",
     values={
         f"{_CONFIGS}/25_blocks/mg_25b_repaired.json": _DCD_STUDENT
         | _DCD_REPLAY
@@ -248,7 +252,7 @@ REPAIRED = Published(
 SFL = Published(
     repository="amacrutherford/sampling-for-learnability",
     commit="8b14e2ec07b38dc33a9df476b84faa2f3ca5fd3b",
-    task="mazes of 13 x 13",
+    task=_MAZES,
     values={
         "sfl/train/config/learning/ippo-minigrid.yaml": {
             "n_updates": 4577,
@@ -303,7 +307,7 @@ SFL = Published(
     beyond=_TILES,
 )
 
-_DRED: dict[str, str] = {
+_DRED: dict[str, Any] = {
     "repository": "uoe-agents/dred",
     "commit": "59e505d50fa79d84ba64cc30730c405004fa7e89",
     "task": "Cave Escape",
