@@ -56,7 +56,7 @@ def read(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         metrics = metrics[metrics["update"] == metrics["update"].max()]
         for name in SETS:
             x = reports.level_means(last[last["level_set"] == name], "score")
-            mean = statistics.stratified_bootstrap(x, np.mean, resample_tasks=True)
+            mean = statistics.interval_on_set(x, name, np.mean)
             scores.append(
                 about
                 | {"level_set": name, **mean._asdict()}

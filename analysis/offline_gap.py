@@ -206,7 +206,7 @@ def figure(folder: str) -> None:
         # The named set is the task's own physics alone: one level.
         for name in SETS:
             x = scores[run.learner, run.n_levels, name] = _scores(last, name)
-            mean = statistics.stratified_bootstrap(x, np.mean, resample_tasks=True)
+            mean = statistics.interval_on_set(x, name, np.mean)
             rows.append(
                 about
                 | {

@@ -82,9 +82,7 @@ def read(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
                 if part.empty:  # cloning is evaluated on the target alone
                     continue
                 rates = reports.solve_rates(part)
-                # The target is one task: there is nothing but seeds to draw again.
-                options = {"resample_tasks": rates.shape[1] > 1, "whole_runs": True}
-                mean = statistics.stratified_bootstrap(rates, np.mean, **options)
+                mean = statistics.interval_on_set(rates, level_set, np.mean)
                 rows.append(
                     {"algorithm": name, "practice": when, "level_set": level_set}
                     | {**mean._asdict(), "seeds": len(rates), "levels": rates.shape[1]}

@@ -50,8 +50,7 @@ def read(folder: str | Path) -> pd.DataFrame:
             if part.empty:
                 raise UserError(f"{store.path} was not evaluated on {pairs}.")
             rates = reports.solve_rates(part)
-            # The pairs stand for themselves: only seeds are drawn again.
-            mean = statistics.stratified_bootstrap(rates, np.mean, whole_runs=True)
+            mean = statistics.interval_on_set(rates, pairs, np.mean)
             rows.append(
                 {
                     "maze": Path(config.algo.data).name.split("-")[1],

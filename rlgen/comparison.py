@@ -13,7 +13,7 @@ import pandas as pd
 
 from rlgen import runs
 from rlgen.errors import UserError
-from rlgen.evaluation import statistics
+from rlgen.evaluation import level_sets, statistics
 from rlgen.runs import Run
 
 # Scalars of a run beside its returns, by their column in the metrics.
@@ -163,7 +163,7 @@ def _history(run: Run) -> pd.DataFrame:
 
 def score_table(compared: dict[str, Compared], value: str) -> pd.DataFrame:
     """Mean and IQM of "return" or "success" per algorithm and level set, with 95 %
-    intervals over seeds and levels.
+    intervals over seeds, and over levels where these are a sample.
     """
     rows = []
     for name, run in compared.items():
@@ -176,9 +176,7 @@ def score_table(compared: dict[str, Compared], value: str) -> pd.DataFrame:
                 "seeds": scores.shape[0],
             }
             for kind, statistic in (("mean", np.mean), ("iqm", statistics.iqm)):
-                interval = statistics.stratified_bootstrap(
-                    scores, statistic, resample_tasks=True
-                )
+                interval = statistics.interval_on_set(scores, level_set, statistic)
                 row |= {
                     kind: interval.point,
                     f"{kind}_low": interval.low,
@@ -267,7 +265,8 @@ def check(compared: dict[str, Compared], claims: Sequence[Claim]) -> pd.DataFram
                     continue
             else:
                 pair = [run.scores(claim.of, "return") for run in (more, less)]
-            difference = statistics.difference_of_means(pair[0], pair[1], level)
+            sampled = level_sets.is_sample(claim.of)
+            difference = statistics.difference_of_means(*pair, level, sampled=sampled)
             said = statistics.verdict(difference, min(map(len, pair)))
             row |= {
                 "difference": difference.point,

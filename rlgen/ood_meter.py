@@ -25,8 +25,8 @@ from rlgen import reports, training
 from rlgen.algos import rule_library
 from rlgen.env import take
 from rlgen.errors import UserError
+from rlgen.evaluation import level_sets, pictures, statistics, zero_shot
 from rlgen.evaluation import out_of_distribution as ood
-from rlgen.evaluation import pictures, statistics, zero_shot
 from rlgen.experiment import Experiment
 from rlgen.levels import LevelSet
 from rlgen.training import TrainConfig
@@ -282,10 +282,10 @@ def _player(experiment: Experiment, n_seeds: int, options: OODOptions) -> Callab
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
     """One row per level set, of a table of `measure`.
 
-    Scores and AUROCs with 95 % intervals over seeds and levels: `mahalanobis`, `_low`
-    and `_high`; `auroc_{measure}` and the same against the set `train` (NaN of itself
-    and of a measure that was left out); `rank_correlation`, Spearman's of score and
-    return over levels, mean over seeds.
+    Scores and AUROCs with 95 % intervals over seeds and sampled levels: `mahalanobis`,
+    `_low` and `_high`; `auroc_{measure}` and the same against the set `train` (NaN of
+    itself and of a measure that was left out); `rank_correlation`, Spearman's of score
+    and return over levels, mean over seeds.
     """
     known = {
         measure: {
@@ -300,13 +300,16 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
         row = {"level_set": name, "levels": scores.shape[1], "seeds": len(scores)}
         row |= _columns(
             "mahalanobis",
-            statistics.stratified_bootstrap(scores, np.mean, resample_tasks=True),
+            statistics.interval_on_set(scores, name, np.mean),
         )
         for measure in MEASURES:
             interval = statistics.Interval(np.nan, np.nan, np.nan)
             if name != TRAIN and measure in known:
                 interval = statistics.unpaired_bootstrap(
-                    known[measure][TRAIN], known[measure][name], ood.auroc
+                    known[measure][TRAIN],
+                    known[measure][name],
+                    ood.auroc,
+                    resample_tasks=(True, level_sets.is_sample(name)),
                 )
             row |= _columns(f"auroc_{measure}", interval)
         pairs = zip(scores, known["return"][name], strict=True)
@@ -337,7 +340,7 @@ def _print(summary: pd.DataFrame, left_out: list[str], title: str, update: int) 
     caption = (
         f"checkpoint of update {update}; score: Mahalanobis, 1 is like train levels; "
         "AUROC: chance that a level has a higher value "
-        "than a train level has; intervals of 95 % over seeds and levels; rank "
+        "than a train level has; intervals of 95 % over seeds and sampled levels; rank "
         "correlation of score and return over levels"
     )
     if "entropy" in left_out:

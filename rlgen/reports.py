@@ -21,9 +21,6 @@ from rlgen.store import RunStore
 
 PyTree = Any
 
-# Sampled sets stand for a distribution of levels, named ones only for themselves.
-_FIXED_SETS = "named"
-
 
 def draw(experiment: Experiment, store: RunStore, states: PyTree) -> list[Path]:
     """Learning curves, and whatever pictures the experiment makes of its end."""
@@ -92,18 +89,14 @@ def with_scores(episodes: pd.DataFrame, config: Any) -> pd.DataFrame:
 def summary_table(episodes: pd.DataFrame) -> pd.DataFrame:
     """One row per level set: IQM and mean of solve rates with 95 % intervals.
 
-    Intervals are over seeds, and over levels too for sampled sets; with one seed they
-    are over levels alone.
+    Intervals are over seeds, and over levels where these are a sample
+    (`level_sets.is_sample`); with one seed they are over levels alone.
     """
     rows = []
     for name, part in episodes.groupby("level_set", sort=False):
         rates = solve_rates(part)
-        is_fixed = str(name).startswith(_FIXED_SETS)
-        options = {"whole_runs": True} if is_fixed else {"resample_tasks": True}
-        if len(rates) == 1:
-            options = {"resample_tasks": True}
-        iqm = statistics.stratified_bootstrap(rates, statistics.iqm, **options)
-        mean = statistics.stratified_bootstrap(rates, np.mean, **options)
+        iqm = statistics.interval_on_set(rates, str(name))
+        mean = statistics.interval_on_set(rates, str(name), np.mean)
         rows.append(
             {
                 "level_set": name,

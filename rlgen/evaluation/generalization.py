@@ -1,7 +1,7 @@
 """How far what was learned holds beyond the levels that taught it.
 
 All measures are of scores ``x[seeds, levels]`` (returns or solve rates) and come with
-intervals over seeds and levels where both were drawn; `statistics` has what they share
+intervals over seeds, and over levels that were drawn; `statistics` has what they share
 with every comparison.
 """
 
@@ -11,38 +11,44 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from rlgen.evaluation.statistics import Interval, Seed, cvar, paired_bootstrap
+from rlgen.evaluation.statistics import (
+    Interval,
+    Seed,
+    cvar,
+    paired_bootstrap,
+    unpaired_bootstrap,
+)
 
 
 def gap(
-    train: ArrayLike, heldout: ArrayLike, reps: int = 2000, seed: Seed = 0
+    train: ArrayLike,
+    heldout: ArrayLike,
+    reps: int = 2000,
+    seed: Seed = 0,
+    *,
+    sampled: bool = True,
 ) -> Interval:
     """Mean on train levels minus mean on held-out levels, of the same seeds.
 
     A seed is drawn with what it scores on both; levels of the two sets are drawn apart,
-    for they are other levels (Cobbe et al. 2019).
+    for they are other levels (Cobbe et al. 2019), held-out ones if they are a sample.
 
     Args:
       train: scores [S, L_train].
       heldout: scores [S, L_heldout], rows of the same seeds.
+      sampled: whether held-out levels stand for others like them.
 
     Raises:
       ValueError: other numbers of seeds.
     """
-    train, heldout = np.asarray(train, float), np.asarray(heldout, float)
-    if len(train) != len(heldout):
-        raise ValueError(f"seeds differ: {len(train)} and {len(heldout)}.")
-    n_train = train.shape[1]
-    # One table whose columns are drawn within their set: weights make means of each.
-    rng = np.random.default_rng(seed)
-    draws = np.empty(reps)
-    for i in range(reps):
-        rows = rng.integers(len(train), size=len(train))[:, None]
-        a = train[rows, rng.integers(n_train, size=n_train)]
-        b = heldout[rows, rng.integers(heldout.shape[1], size=heldout.shape[1])]
-        draws[i] = a.mean() - b.mean()
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Interval(float(train.mean() - heldout.mean()), float(low), float(high))
+
+    def difference(train: NDArray, heldout: NDArray) -> float:
+        return float(train.mean() - heldout.mean())
+
+    drawn = (True, sampled)
+    return unpaired_bootstrap(
+        train, heldout, difference, reps, seed, resample_tasks=drawn
+    )
 
 
 def normalized_percentile(score: ArrayLike, references: ArrayLike) -> NDArray:

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from rlgen.evaluation.level_sets import is_sample
+
 FloatArray = NDArray[np.float64]
 Value = float | FloatArray
 Seed = int | np.random.Generator
@@ -125,6 +127,23 @@ def stratified_bootstrap(
     return _interval(statistic(x), draws, level, x.size > 1)
 
 
+def interval_on_set(
+    x: ArrayLike,
+    level_set: str,
+    statistic: Callable[[FloatArray], Value] = iqm,
+    **options: Any,
+) -> Interval:
+    """Interval of a statistic of ``x[runs, levels]``, the scores on one level set.
+
+    Runs are redrawn whole, levels where they are a sample (`level_sets.is_sample`);
+    options of ``stratified_bootstrap``.
+    """
+    redrawn = is_sample(level_set)
+    return stratified_bootstrap(
+        x, statistic, resample_tasks=redrawn, whole_runs=True, **options
+    )
+
+
 def paired_bootstrap(
     x: ArrayLike,
     y: ArrayLike,
@@ -163,10 +182,13 @@ def unpaired_bootstrap(
     reps: int = 2000,
     seed: Seed = 0,
     level: float = 0.95,
+    *,
+    resample_tasks: tuple[bool, bool] = (True, True),
 ) -> Interval:
     """Interval of ``statistic(x[runs, levels_x], y[runs, levels_y])``, other levels.
 
-    Row i of both is one agent, drawn whole; levels of each are redrawn on their own.
+    Row i of both is one agent, drawn whole; levels of each are redrawn on their own,
+    if they are (``resample_tasks``, of both).
     """
     x, y = _scores(x, ndim=2), _scores(y, ndim=2)
     if len(x) != len(y):
@@ -174,7 +196,10 @@ def unpaired_bootstrap(
     rng, draws = np.random.default_rng(seed), []
     for _ in range(reps):
         runs = rng.integers(len(x), size=(len(x), 1))
-        in_x, in_y = (rng.integers(z.shape[1], size=z.shape[1]) for z in (x, y))
+        in_x, in_y = (
+            _columns(rng, z.shape[1], redraw or len(z) == 1)
+            for z, redraw in zip((x, y), resample_tasks, strict=True)
+        )
         draws.append(statistic(x[runs, in_x], y[runs, in_y]))
     return _interval(statistic(x, y), draws, level, x.size + y.size > 2)
 
@@ -189,13 +214,16 @@ def paired_bootstrap_difference(
     return paired_bootstrap(x, y, lambda a, b: statistic(a) - statistic(b), **options)
 
 
-def difference_of_means(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Interval:
+def difference_of_means(
+    x: ArrayLike, y: ArrayLike, level: float = 0.95, *, sampled: bool = True
+) -> Interval:
     """Interval of the mean of ``x[runs_x, levels]`` less that of ``y[runs_y, levels]``.
 
     Welch's t of the runs' means (unequal variances, degrees of freedom by
     Satterthwaite), plus what levels that favour one of both contribute where levels are
-    a sample. With few runs it keeps its level, which percentile bootstraps do not: five
-    runs, drawn again, vary by 4/5 of what they should. One run gives NaN ends.
+    a sample (``sampled``). With few runs it keeps its level, as percentile bootstraps
+    do not: five runs, drawn again, vary by 4/5 of what they should. One run gives NaN
+    ends.
     """
     x, y = _same_tasks(x, y)
     point = float(x.mean() - y.mean())
@@ -203,11 +231,11 @@ def difference_of_means(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Inte
         return Interval(point, math.nan, math.nan)
     of_runs = [float(z.mean(axis=1).var(ddof=1)) / len(z) for z in (x, y)]
     # What runs do by chance on single levels is in the means of runs already.
-    apart = (
-        float((x.mean(axis=0) - y.mean(axis=0)).var(ddof=1)) if x.shape[1] > 1 else 0
-    )
-    by_chance = sum(_residual_variance(z) / len(z) for z in (x, y))
-    of_levels = max(0.0, apart - by_chance) / x.shape[1]
+    of_levels = 0.0
+    if sampled and x.shape[1] > 1:
+        apart = float((x.mean(axis=0) - y.mean(axis=0)).var(ddof=1))
+        by_chance = sum(_residual_variance(z) / len(z) for z in (x, y))
+        of_levels = max(0.0, apart - by_chance) / x.shape[1]
     total = sum(of_runs)
     if total + of_levels == 0.0:
         return Interval(point, point, point)
@@ -226,7 +254,7 @@ def level_of_each(level: float, n: int) -> float:
 
 
 def all_differences(
-    scores: Mapping[str, ArrayLike], level: float = 0.95
+    scores: Mapping[str, ArrayLike], level: float = 0.95, *, sampled: bool = True
 ) -> dict[tuple[str, str], Interval]:
     """Mean differences of all pairs, whose intervals hold together at `level`.
 
@@ -236,13 +264,17 @@ def all_differences(
 
     Args:
       scores: [runs, levels] of each method, of the same levels.
+      sampled: whether these stand for others like them.
 
     Returns:
       the mean of the first less that of the second, by pairs of names in order.
     """
     pairs = list(itertools.combinations(scores, 2))
     each = level_of_each(level, len(pairs))
-    return {(a, b): difference_of_means(scores[a], scores[b], each) for a, b in pairs}
+    return {
+        (a, b): difference_of_means(scores[a], scores[b], each, sampled=sampled)
+        for a, b in pairs
+    }
 
 
 def verdict(difference: Interval, n_runs: int) -> str:

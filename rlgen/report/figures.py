@@ -78,7 +78,7 @@ def _intervals(
         for level_set, part in scores.groupby("level_set", sort=False)
     }
     title = {"return": "Mean return", "solved": "Share of episodes solved"}[column]
-    note = "95 % intervals over seeds and levels"
+    note = "95 % intervals over seeds and sampled levels"
     return pictures.interval_panels(panels, path, title, note)
 
 
@@ -89,7 +89,7 @@ def _gaps(tables: Mapping[str, pd.DataFrame], path: Path) -> Path | None:
         f"train minus {level_set}": _points(part, "gap")
         for level_set, part in tables["gaps"].groupby("level_set", sort=False)
     }
-    note = "difference of mean returns; 95 % intervals over seeds and levels"
+    note = "difference of mean returns; 95 % intervals over seeds and sampled levels"
     return pictures.interval_panels(panels, path, "Generalization gap", note)
 
 

@@ -33,8 +33,9 @@ _SECTIONS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "held-out": (
         "Held-out levels",
-        "Means over episodes, with 95 % bootstrap intervals over seeds and levels (of "
-        "one seed over levels). IQM is the mean of the middle half.",
+        "Means over episodes, with 95 % bootstrap intervals over seeds and over levels "
+        "where these are a sample: named levels stand for themselves (of one seed over "
+        "levels). IQM is the mean of the middle half.",
         ("scores", "worst_tenth"),
         ("returns", "solved", "profiles"),
     ),

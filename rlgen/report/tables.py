@@ -10,7 +10,7 @@ import pandas as pd
 
 from rlgen import runs
 from rlgen.comparison import Compared
-from rlgen.evaluation import generalization, statistics
+from rlgen.evaluation import generalization, level_sets, statistics
 from rlgen.runs import Run
 
 # The share of levels that a tail is of.
@@ -58,7 +58,7 @@ def scores(compared: Mapping[str, Compared]) -> pd.DataFrame:
 
     Columns: name, level_set, seeds, levels, and for `return`, `solved`, `solved_iqm`
     and `solved_worst_tenth` the point, `_low` and `_high`. Intervals are over seeds and
-    levels (of one seed over levels).
+    levels that are a sample (of one seed over levels).
     """
     rows = []
     for label, each in compared.items():
@@ -76,8 +76,8 @@ def scores(compared: Mapping[str, Compared]) -> pd.DataFrame:
                 ("solved", solved, np.mean, 2000),
                 ("solved_iqm", solved, statistics.iqm, 500),
             ):
-                interval = statistics.stratified_bootstrap(
-                    x, statistic, reps, resample_tasks=True
+                interval = statistics.interval_on_set(
+                    x, level_set, statistic, reps=reps
                 )
                 row |= _columns(column, interval)
             rows.append(row)
@@ -97,7 +97,10 @@ def tails(compared: Mapping[str, Compared]) -> pd.DataFrame:
             n_levels = report.shape[1]
             if n_levels < 1 / _TAIL or np.isnan(report).any():
                 continue  # a tenth of nine levels is none; one episode is one set
-            interval = generalization.worst_share(rank, report, _TAIL, reps=500)
+            sampled = level_sets.is_sample(level_set)
+            interval = generalization.worst_share(
+                rank, report, _TAIL, reps=500, resample_tasks=sampled
+            )
             row = {"name": label, "level_set": level_set, "levels": n_levels}
             rows.append(row | _columns("worst_tenth", interval))
     return pd.DataFrame(rows)
@@ -116,9 +119,9 @@ def gaps(compared: Mapping[str, Compared]) -> pd.DataFrame:
         for level_set in each.level_sets:
             if level_set == "train":
                 continue
-            interval = generalization.gap(
-                train, each.scores(level_set, "return"), reps=500
-            )
+            held_out = each.scores(level_set, "return")
+            sampled = level_sets.is_sample(level_set)
+            interval = generalization.gap(train, held_out, reps=500, sampled=sampled)
             row = {"name": label, "level_set": level_set}
             rows.append(row | _columns("gap", interval))
     return pd.DataFrame(rows)
@@ -139,7 +142,8 @@ def differences(compared: Mapping[str, Compared], level_set: str) -> pd.DataFram
             peers[label] = each.scores(level_set, "return")
     rows = []
     for scores in played.values():
-        found = statistics.all_differences(scores)
+        sampled = level_sets.is_sample(level_set)
+        found = statistics.all_differences(scores, sampled=sampled)
         for (first, other), interval in found.items():
             x, y = scores[first], scores[other]
             row = {"first": first, "other": other, "level_set": level_set}

@@ -36,7 +36,7 @@ def test_a_gap_is_the_difference_of_means_and_covers_it():
         width = 2 * 1.96 * np.sqrt(0.25 / 40 + 0.25 / 50)
         assert 0.6 * width < interval.high - interval.low < 1.5 * width
     assert 86 <= covered <= 100
-    with pytest.raises(ValueError, match="seeds differ"):
+    with pytest.raises(ValueError, match="runs differ"):
         generalization.gap(np.ones((2, 3)), np.ones((3, 3)))
 
 
