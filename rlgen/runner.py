@@ -309,10 +309,6 @@ class _Loop:
             for name, result in results.items():
                 row[f"eval_{name}_solve_rate"] = float(result.success[i].mean())
                 row[f"eval_{name}_return"] = float(result.returns[i].mean())
-            held_out = [r for n, r in results.items() if sets[n].split != "train"]
-            row["eval_solve_rate"] = float(
-                np.mean([r.success[i].mean() for r in held_out])
-            )
             rows.append(row)
         self._log(rows)
 

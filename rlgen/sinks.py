@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from rlgen import runner
 from rlgen.config import RunConfig
+from rlgen.evaluation import level_sets
 from rlgen.store import Row, RunStore, Sink
 
 #: What says when a row is from: the x axes of wandb's charts.
@@ -97,8 +98,34 @@ def _by_name(rows: Sequence[Row]) -> dict[str, list[float]]:
     return found
 
 
+def not_trained_on(values: Mapping[str, float]) -> dict[str, float]:
+    """Solve rates of levels that were not trained on: "held-out", "named" or both.
+
+    Held-out sets are a sample of levels, named ones are not (`level_sets.is_sample`);
+    of several sets of a kind it is the mean.
+
+    Args:
+      values: metrics by name, of which `eval_<level set>_solve_rate` count.
+    """
+    rates: dict[str, list[float]] = {}
+    for name, value in values.items():
+        found = re.fullmatch("eval_(.+)_solve_rate", name)
+        if found and found[1] != "train":
+            kind = "held-out" if level_sets.is_sample(found[1]) else "named"
+            rates.setdefault(kind, []).append(value)
+    return {kind: math.fsum(x) / len(x) for kind, x in rates.items()}
+
+
+def _in_training(values: Mapping[str, float]) -> dict[str, float]:
+    """Share of the episodes of training that are solved, and of its levels."""
+    names = {"train_solve_rate": "train", "train_levels_solved": "train levels"}
+    return {label: values[name] for name, label in names.items() if name in values}
+
+
 class ProgressBar:
-    """Updates done, throughput, time left and the current solve rate over seeds."""
+    """Updates done, throughput, time left and current solve rates, means over seeds:
+    of episodes and levels of training, of held-out levels and of named ones.
+    """
 
     def __init__(self, n_updates: int):
         self._bar = tqdm(
@@ -116,12 +143,8 @@ class ProgressBar:
     def log(self, rows: Sequence[Row]) -> None:
         """Moves the bar to the rows' update."""
         values = means(rows)
-        for name, label in (
-            ("train_solve_rate", "train"),
-            ("eval_solve_rate", "held-out"),
-        ):
-            if name in values:
-                self._shown[label] = f"{values[name]:.2f}"
+        for label, value in (_in_training(values) | not_trained_on(values)).items():
+            self._shown[label] = f"{value:.2f}"
         if values.get("steps_per_s"):
             self._shown["steps/s"] = f"{values['steps_per_s']:,.0f}"
         self._bar.set_postfix(self._shown, refresh=False)

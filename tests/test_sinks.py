@@ -268,10 +268,36 @@ def test_statistics_over_seeds():
 
 def test_the_bar_shows_means_over_seeds(capsys):
     bar = sinks.ProgressBar(8)
-    bar.log(rows_of(2, eval_solve_rate=[0.25, 0.5], steps_per_s=[1e4, 1e4]))
+    logged = {
+        "eval_heldout_solve_rate": [0.25, 0.5],
+        "eval_named_solve_rate": [1.0, 0.5],
+        "eval_train_solve_rate": [1.0, 1.0],
+        "train_solve_rate": [0.25, 0.25],
+        "train_levels_solved": [0.125, 0.125],
+    }
+    bar.log(rows_of(2, **logged, steps_per_s=[1e4, 1e4]))
     bar.close("done")
     shown = capsys.readouterr().err
-    assert "4/8" in shown and "held-out=0.38" in shown and "steps/s=10,000" in shown
+    assert "4/8" in shown and "steps/s=10,000" in shown
+    for part in ("held-out=0.38", "named=0.75", "train=0.25", "train levels=0.12"):
+        assert part in shown
+
+
+@pytest.mark.parametrize(
+    ("sets", "shown"),
+    [
+        # Four mazes are solved, no named one: their mean would be of neither.
+        ({"heldout": 1.0, "named": 0.0}, {"held-out": 1.0, "named": 0.0}),
+        ({"heldout": 1.0, "structures": 0.5, "train": 0.0}, {"held-out": 0.75}),
+        ({"seen pairs": 1.0, "unseen pairs": 0.0}, {"named": 0.5}),
+        ({"target": 1.0, "heldout back": 0.0}, {"held-out": 0.5}),
+        ({}, {}),
+    ],
+)
+def test_held_out_and_named_levels_are_two_numbers(sets, shown):
+    values = {f"eval_{name}_solve_rate": rate for name, rate in sets.items()}
+    returns = {f"eval_{name}_return": 9.0 for name in sets}
+    assert sinks.not_trained_on(values | returns | {"loss": 2.0}) == shown
 
 
 class FakeWandb(types.ModuleType):

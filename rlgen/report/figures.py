@@ -29,7 +29,8 @@ _CURRICULUM = {
     "solve_rate_new": "solved, new levels",
     "solve_rate_replay": "solved, replayed levels",
     "solve_rate_edited": "solved, edited levels",
-    "train_solve_rate": "solved in training",
+    "train_solve_rate": "episodes of training solved",
+    "train_levels_solved": "train levels solved at first try",
 }
 
 

@@ -37,6 +37,13 @@ _OF_A_PARAMETER = {
 }
 
 
+#: Metrics of earlier versions, and what to name instead.
+_OLD_METRICS = {
+    "eval_solve_rate": "choose eval_heldout_solve_rate, or eval_named_solve_rate for "
+    "named levels"
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Sweep:
     """What a sweep file says.
@@ -96,6 +103,11 @@ def read(path: str | Path) -> Sweep:
             f"{path} searches without end: add run_cap, the number of cells to try."
         )
     metric = raw.get("metric") or {}
+    name = str(metric.get("name")) if isinstance(metric, dict) else ""
+    if name in _OLD_METRICS:
+        raise UserError(
+            f"{path} names the metric {name}, which no run logs: {_OLD_METRICS[name]}."
+        )
     if method == "bayes":
         goals = ("maximize", "minimize")
         if "name" not in metric or metric.get("goal") not in goals:

@@ -78,6 +78,8 @@ def test_a_grid_stops_at_its_cap(tmp_path):
         (GRID.replace("n_updates:", "run_dir:").replace("1}", "r}"), "directory r:"),
         (SEARCH.replace("run_cap: 4\n", ""), "add run_cap"),
         (SEARCH.replace("maximize", "more"), "what to improve"),
+        (SEARCH.replace("eval_heldout_return", "eval_solve_rate"),
+         "no run logs: choose eval_heldout_solve_rate"),
         (SEARCH.replace("min: 0.0001, max: 0.01, ", "").replace(
             "distribution: log_uniform_values", ""), "min and max"),
     ],

@@ -17,7 +17,12 @@ from rlgen.algos.ued.level_generator import (
     InterpolatedLevels,
     levels_to_learn_from,
 )
-from rlgen.algos.ued.level_replay import LevelReplay, ReplayConfig, check_batch_size
+from rlgen.algos.ued.level_replay import (
+    LevelReplay,
+    ReplayConfig,
+    check_batch_size,
+    warn_of_few_episodes,
+)
 from rlgen.algos.ued.level_vae import LevelVAE, VAEConfig, load_variables
 from rlgen.algos.ued.paired import Paired, TeacherConfig
 from rlgen.algos.ued.scores import NEEDS_ANTAGONIST
@@ -101,6 +106,8 @@ class UEDAlgorithm(Algorithm):
 
     def build(self, run: RunConfig, env_config: Any, config: Any) -> UED:
         space, dataset = env_config.make_space(), env_config.training_set()
+        n_steps = config.ppo.n_steps
+        warn_of_few_episodes(config.replay, env_config.make_env(), n_steps)
         curriculum = LevelReplay(
             space=space,
             config=config.replay,
@@ -260,6 +267,7 @@ class PairedAlgorithm(Algorithm):
         )
         replay = None
         if self.replays:
+            warn_of_few_episodes(config.replay, env, config.ppo.n_steps)
             replay = LevelReplay(
                 space=space,
                 config=config.replay,

@@ -15,8 +15,6 @@ import jax.numpy as jnp
 from flax import struct
 
 from rlgen.algos.ued.buffer import (
-    EDITED,
-    GENERATED,
     NEW,
     LevelBatch,
     LevelBuffer,
@@ -213,22 +211,24 @@ def mean_over(x: jax.Array, where: jax.Array) -> jax.Array:
 
 
 def buffer_metrics(buffer: LevelBuffer, clock: jax.Array) -> dict[str, jax.Array]:
-    """What a buffer holds: fill, scores, origins, age."""
-    filled = jnp.maximum(buffer.size, 1)
-
-    def mean(x):
-        return jnp.sum(jnp.where(buffer.filled, x, 0)) / filled
-
+    """What a buffer holds: fill, scores, age."""
     return {
         "buffer_fill": buffer.size / buffer.capacity,
-        "buffer_score": mean(buffer.score),
+        "buffer_score": _mean_held(buffer, buffer.score),
         "buffer_max_score": jnp.max(
             jnp.where(buffer.filled, buffer.score, -jnp.inf), initial=-jnp.inf
         ),
-        "buffer_edited": mean(buffer.batch.origin == EDITED),
-        "buffer_generated": mean(buffer.batch.origin == GENERATED),
-        "buffer_age": mean(clock - buffer.last_seen),
+        "buffer_age": _mean_held(buffer, clock - buffer.last_seen),
     }
+
+
+def share_of_origin(buffer: LevelBuffer, origin: int) -> jax.Array:
+    """Share of the levels in a buffer that were made in one way."""
+    return _mean_held(buffer, buffer.batch.origin == origin)
+
+
+def _mean_held(buffer: LevelBuffer, x: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(buffer.filled, x, 0)) / jnp.maximum(buffer.size, 1)
 
 
 def batch_metrics(draw: Draw, feedback: Feedback) -> dict[str, jax.Array]:

@@ -30,7 +30,7 @@ from rlgen.experiment import EvalResult, Experiment, Metrics, all_finite
 from rlgen.levels import LevelSet, LevelSpace
 from rlgen.mesh import whole
 from rlgen.networks import ActorCritic
-from rlgen.rollout import RolloutState
+from rlgen.rollout import RolloutState, Trajectory
 
 PyTree = Any
 
@@ -271,12 +271,7 @@ class UED(Experiment[UEDState]):
     def _score(self, state, draw, trajectory, advantage) -> scores.Feedback:
         n_envs = self.config.n_envs
         batch = draw.batch
-        if self.auto_reset == "replay":
-            level_index = jnp.broadcast_to(
-                jnp.arange(n_envs, dtype=jnp.int32), trajectory.reward.shape
-            )
-        else:
-            level_index = trajectory.info["level_index"]
+        level_index = self._level_index(trajectory)
         if self.continue_episodes:
             # Episodes begun on older levels score nothing: their first steps are gone.
             nowhere = self.n_levels
@@ -298,6 +293,13 @@ class UED(Experiment[UEDState]):
             optimal_return,
         )
 
+    def _level_index(self, trajectory: Trajectory) -> jax.Array:
+        """Which of the levels in play each step was played on. int32[T, B]."""
+        if self.auto_reset == "replay":
+            slots = jnp.arange(self.config.n_envs, dtype=jnp.int32)
+            return jnp.broadcast_to(slots, trajectory.reward.shape)
+        return trajectory.info["level_index"]
+
     def _metrics(self, trajectory, returns, draw, learn_metrics) -> Metrics:
         done = trajectory.done
         n_done = jnp.sum(done)
@@ -306,11 +308,17 @@ class UED(Experiment[UEDState]):
         def per_episode(x):
             return jnp.sum(jnp.where(done, x, 0.0)) / jnp.where(n_done, n_done, jnp.nan)
 
-        solve_rate = per_episode(trajectory.info["success"])
+        success = trajectory.info["success"]
+        solve_rate = per_episode(success)
+        # Of the last batch too, whose episodes go on.
+        n_levels = self.config.n_envs * (2 if self.continue_episodes else 1)
         metrics = {
             "role": draw.role,
             "train_return": per_episode(returns),
             "train_solve_rate": solve_rate,
+            "train_levels_solved": scores.solved_at_first_try(
+                success, done, self._level_index(trajectory), n_levels
+            ),
             "episodes": n_done,
         }
         metrics |= {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +38,11 @@ from rlgen.algos.ued.curriculum import (
     buffer_metrics,
     fresh_batch,
     new_batch,
+    share_of_origin,
 )
 from rlgen.algos.ued.replay_distribution import SUPPORTS, Channel
-from rlgen.algos.ued.scores import NEEDS_ORACLE, SCORES
-from rlgen.env import take
+from rlgen.algos.ued.scores import MIN_TIME_LIMITS, NEEDS_ORACLE, SCORES
+from rlgen.env import Env, take
 from rlgen.errors import UserError
 from rlgen.levels import (
     SPLITS,
@@ -70,7 +72,9 @@ class ReplayConfig:
       generate_prob: chance that a model's levels are played after a replayed batch
         (DRED).
       train_on_new: learn from all batches, not only from replayed ones.
-      score, second_score: how levels are scored in the two channels.
+      score, second_score: how levels are scored in the two channels. Learnability sees
+        only episodes that end inside of one rollout: give it n_steps of eight time
+        limits or more, or train sfl, which plays a level for several rollouts.
       prioritization, temperature, ties, top_k: from scores to probabilities.
       second_temperature: temperature of the second channel.
       support, second_support, staleness_support: levels that each term can draw:
@@ -178,6 +182,21 @@ class ReplayConfig:
     def needs_oracle(self) -> bool:
         """Whether a score needs the environment's best return."""
         return self.score in NEEDS_ORACLE or self.second_score in NEEDS_ORACLE
+
+
+def warn_of_few_episodes(config: ReplayConfig, env: Env, n_steps: int) -> None:
+    """Warns if learnability is to come from rollouts that see hardly a failure."""
+    names = {config.score}
+    if config.uses_second or config.insert_by == "second":
+        names.add(config.second_score)
+    needed = MIN_TIME_LIMITS * env.max_episode_steps
+    if config.replay_prob > 0 and "learnability" in names and n_steps < needed:
+        warnings.warn(
+            f"Learnability sees the episodes that end within {n_steps} steps, and so "
+            f"hardly a failure of up to {env.max_episode_steps}: raise n_steps to "
+            f"{needed} (eight time limits), lower max_steps, or train sfl.",
+            stacklevel=2,
+        )
 
 
 def check_batch_size(config: ReplayConfig, n_levels: int) -> None:
@@ -465,6 +484,11 @@ class LevelReplay(LevelDistribution[ReplayState]):
                 buffer.size > 0, replay_distribution.effective_number(p), 0.0
             ),
         }
+        # Whoever edits nothing has no line for it.
+        if self.config.edit_prob > 0:
+            metrics["buffer_edited"] = share_of_origin(buffer, EDITED)
+        if self.config.generate_prob > 0:
+            metrics["buffer_generated"] = share_of_origin(buffer, GENERATED)
         if self.dataset is not None:
             is_given = buffer.batch.origin == DATASET
             metrics["replay_from_dataset"] = jnp.sum(jnp.where(is_given, p, 0.0))

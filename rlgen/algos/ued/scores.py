@@ -4,7 +4,8 @@ Only finished episodes count, each with equal weight however long it was (the me
 over its steps first, then over episodes). A score is taken of all episodes of a level
 together, those of its copies in the batch too: of eight copies with one episode each,
 four of them solved, learnability is 1/4, where the mean over copies would be 0. A level
-without a finished episode has no score; the buffer then keeps its old one.
+without a finished episode has no score; the buffer then keeps its old one. Of a rollout
+shorter than `MIN_TIME_LIMITS` hardly a failure is seen: learnability is of the rest.
 
 "algorithmic_regret" is what a hand-written algorithm's agent earns more than the
 learned rule's (Jackson et al. 2023, GROOVE). Sources of the others: L1 and positive
@@ -23,6 +24,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from rlgen.rollout import Trajectory
+
+#: Time limits that a level is played for at least, to tell how often it is solved: a
+#: shorter window sees the failures alone that begin with it, for after a win none ends.
+MIN_TIME_LIMITS = 8
 
 
 class Feedback(struct.PyTreeNode):
@@ -133,6 +138,30 @@ def episode_returns(
 
     begun = jnp.zeros_like(reward[0]) if begun is None else begun
     return jax.lax.scan(step, begun, (reward, done), unroll=4)[1]
+
+
+def solved_at_first_try(
+    success: jax.Array, done: jax.Array, level_index: jax.Array, n_levels: int
+) -> jax.Array:
+    """Share of the levels whose first episode to end was a success. float32.
+
+    Each level counts once, where a mean over episodes counts those most often that are
+    solved quickly, and so more than once. Levels on which no episode ended do not
+    count; NaN if none ended on any.
+
+    Args:
+      success, done: bool[T, B]; of several environments on one level, the one that
+        ends first says.
+      level_index: int32[T, B], which of the levels each step was played on.
+    """
+    n_steps = done.size
+    index = jnp.where(done, level_index, n_levels).reshape(-1)
+    order = jnp.arange(n_steps, dtype=jnp.int32)
+    first = jax.ops.segment_min(order, index, n_levels)  # what ended nowhere is dropped
+    is_tried = first < n_steps
+    solved = is_tried & success.reshape(-1)[jnp.minimum(first, n_steps - 1)]
+    n_tried = jnp.sum(is_tried)
+    return jnp.sum(solved) / jnp.where(n_tried, n_tried, jnp.nan)
 
 
 def pooled(

@@ -28,13 +28,10 @@ from rlgen.algos.ued.curriculum import (
     buffer_metrics,
     new_batch,
 )
-from rlgen.algos.ued.scores import learnability
+from rlgen.algos.ued.scores import MIN_TIME_LIMITS, learnability
 from rlgen.env import Env
 from rlgen.errors import UserError
 from rlgen.levels import LevelSpace
-
-#: Time limits that a level is played for at least, to tell how often it is solved.
-MIN_TIME_LIMITS = 8
 
 
 @dataclasses.dataclass(frozen=True)

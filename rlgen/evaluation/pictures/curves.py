@@ -39,7 +39,11 @@ DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
     "Gaps in return": ("generalization=generalization_gap", "shift=shift_gap"),
     "Mutual information (nats)": ("level and representation=mutual_information",),
     "Divergence of tiles (bits)": ("given and trained on=tile_divergence",),
-    "Train solve rate by role": ("all=train_solve_rate", "solve_rate_*"),
+    "Train solve rate by role": (
+        "all=train_solve_rate",
+        "levels, first try=train_levels_solved",
+        "solve_rate_*",
+    ),
     "Train return": ("student=train_return", "antagonist=antagonist_return"),
     "Regret, the teacher's pay": ("regret",),
     "Loss": ("total=loss", "policy=policy_loss", "value=value_loss"),
@@ -80,7 +84,14 @@ DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
     "Sizes of tasks": ("task_*",),
 }
 # Panels of these columns alone run from 0 to 1.
-_SHARES = ("*_rate*", "buffer_fill", "buffer_edited", "acceptance", "*solvable")
+_SHARES = (
+    "*_rate*",
+    "train_levels_solved",
+    "buffer_fill",
+    "buffer_edited",
+    "acceptance",
+    "*solvable",
+)
 _MAX_POINTS = 1000  # per line: more than a panel has pixels
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import types
+import warnings
+
 import jax
 import jax.extend.core
 import numpy as np
 import pytest
 
 from rlgen import training
+from rlgen.algos.ued import level_replay
 from rlgen.algos.ued.curriculum import NEW_LEVELS, REPLAYED
 from rlgen.errors import UserError
 from rlgen.levels import split_of
@@ -233,6 +237,36 @@ def test_a_memory_reset_flag_survives_the_end_of_a_rollout():
 def test_short_rollouts_warn():
     with pytest.warns(UserWarning, match="raise n_steps or lower max_steps"):
         build("plr", n_steps=5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "warns"),
+    [
+        ({"score": "learnability", "n_steps": 79}, True),
+        ({"score": "learnability", "n_steps": 80}, False),
+        ({"second_score": "learnability", "second_weight": 0.5, "n_steps": 79}, True),
+        ({"second_score": "learnability", "insert_by": "second", "n_steps": 79}, True),
+        # What decides nothing misleads nobody.
+        ({"second_score": "learnability", "n_steps": 79}, False),
+        ({"score": "learnability", "replay_prob": 0.0, "n_steps": 79}, False),
+        ({"score": "pvl", "n_steps": 79}, False),
+    ],
+)
+def test_learnability_of_rollouts_that_see_few_failures_warns(settings, warns):
+    env = types.SimpleNamespace(max_episode_steps=10)
+    options = {k: v for k, v in settings.items() if k != "n_steps"}
+    config = level_replay.ReplayConfig(**options)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        level_replay.warn_of_few_episodes(config, env, settings["n_steps"])
+    assert len(said) == warns
+    assert all("raise n_steps to 80" in str(each.message) for each in said)
+
+
+@pytest.mark.parametrize("algorithm", ["plr", "accel", "repaired"])
+def test_whoever_replays_by_learnability_is_told_what_it_sees(algorithm):
+    with pytest.warns(UserWarning, match="hardly a failure of up to 10: raise n_steps"):
+        build(algorithm, score="learnability", max_steps=10, n_steps=32)
 
 
 def test_true_regret_is_zero_for_nobody_and_bounded():

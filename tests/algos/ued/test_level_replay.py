@@ -582,8 +582,8 @@ def test_metrics_of_a_batch():
 
 def test_metrics_of_the_buffer():
     """Fill, diversity, scores, age and share of edits of a state made by hand."""
-    *_, measure = jitted("PLR")
-    state = stored_state("PLR", [2.0, 2.0, 2.0, 2.0], last_seen=[6, 6, 6, 6])
+    *_, measure = jitted("ACCEL")
+    state = stored_state("ACCEL", [2.0, 2.0, 2.0, 2.0], last_seen=[6, 6, 6, 6])
     origin = state.buffer.batch.origin.at[1].set(EDITED)
     state = state.replace(
         buffer=state.buffer.replace(batch=state.buffer.batch.replace(origin=origin))
@@ -596,8 +596,10 @@ def test_metrics_of_the_buffer():
     assert metrics["buffer_age"] == 4.0
 
     # 0.7 of the mass by rank and 0.3 by age, of which the best has none.
+    *_, measure = jitted("PLR")
     state = stored_state("PLR", [3.0, 1.0], last_seen=[10, 0])
     metrics = measure(state, jax.random.key(0))
+    assert not {"buffer_edited", "buffer_generated"} & metrics.keys()
     best = 0.7 / (1 + 2 ** (-1 / 0.3))
     np.testing.assert_allclose(
         metrics["buffer_effective_levels"],

@@ -361,3 +361,38 @@ def test_algorithmic_regret_is_what_the_antagonist_earns_more():
     )
     found = scores.SCORES["algorithmic_regret"](lives)
     np.testing.assert_allclose(found, [0.7, 0.0, -0.75])
+
+
+@given(
+    done=arrays(bool, (T, B)),
+    success=arrays(bool, (T, B)),
+    level_of_episode=arrays(np.int32, (T, B), elements=st.integers(0, L)),
+)
+@settings(max_examples=100, deadline=None)
+def test_levels_solved_at_the_first_try_are_those_of_a_loop(
+    done, success, level_of_episode
+):
+    """Level number L is none of the L."""
+    level_index = constant_within_episodes(level_of_episode, done)
+    first = {}
+    for t in range(T):
+        for env in range(B):
+            if done[t, env] and level_index[t, env] < L:
+                first.setdefault(level_index[t, env], bool(success[t, env]))
+    expected = np.mean(list(first.values())) if first else np.nan
+    got = jitted_first_tries(success, done, level_index)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+jitted_first_tries = jax.jit(lambda *x: scores.solved_at_first_try(*x, L))
+
+
+def test_a_level_counts_once_however_often_it_is_solved():
+    """Of two levels one is solved in every step: 10 of 11 episodes, half of levels."""
+    done = np.ones((10, 2), bool)
+    done[:-1, 1] = False
+    success = np.stack([np.ones(10, bool), np.zeros(10, bool)], axis=1)
+    index = np.broadcast_to(np.arange(2, dtype=np.int32), done.shape)
+    assert success[done].mean() == pytest.approx(10 / 11)
+    got = scores.solved_at_first_try(*map(jnp.asarray, (success, done, index)), 2)
+    assert float(got) == 0.5
