@@ -133,6 +133,125 @@ def test_edac_differentiates_each_critic_by_itself():
             )
 
 
+def values_of(critics, obs, action, n_hidden=2):
+    """What each of an ensemble's critics says, in float64. [N, B]."""
+    x = np.concatenate([obs, action], axis=1)
+    n = len(critics[0]["kernel"])
+    members = (oracle.member(critics, i) for i in range(n))
+    return np.array([oracle.mlp(layers, x, n_hidden)[:, 0] for layers in members])
+
+
+def with_slow_copies_apart(state):
+    """Slow copies that differ from their networks, as they do after the first step."""
+    rng = np.random.default_rng(7)
+    apart = jax.tree.map(
+        lambda x: x + rng.normal(scale=0.2, size=x.shape).astype(x.dtype),
+        state.targets,
+    )
+    return state.replace(targets=apart)
+
+
+def test_edac_differentiates_the_cosines_of_its_critics_slopes():
+    """Along one direction of all parameters, as the quotient of differences says."""
+    agent = SAC(Factory(SMALL, 3, 2), SACConfig(n_critics=3, diversity=1.0))
+    state, batch = jax.jit(agent.init)(KEY), batch_of()
+
+    @jax.jit
+    @jax.grad
+    def slope(params, diversity):
+        learner = state.replace(numbers=state.numbers | {"diversity": diversity})
+        target = jnp.zeros(len(batch))
+        return agent._critic_loss(learner, params, batch, target, None)[0]
+
+    params = state.params["critic"]
+    of_term = jax.tree.map(jnp.subtract, slope(params, 1.0), slope(params, 0.0))
+    rng = np.random.default_rng(6)
+    way = jax.tree.map(lambda x: rng.normal(size=x.shape), params)
+
+    def alike(shift):
+        moved = jax.tree.map(lambda p, w: np.asarray(p, float) + shift * w, params, way)
+        values = functools.partial(values_of, moved, batch.obs)
+        action, eps = np.asarray(batch.action, float), 1e-6
+        slopes = [
+            (values(action + step) - values(action - step)) / (2 * eps)
+            for step in eps * np.eye(2)
+        ]
+        return oracle.slopes_alike(np.stack(slopes, axis=-1))
+
+    expected = (alike(1e-5) - alike(-1e-5)) / 2e-5
+    along = sum(
+        np.sum(np.asarray(g) * w)
+        for g, w in zip(jax.tree.leaves(of_term), jax.tree.leaves(way), strict=True)
+    )
+    assert abs(expected) > 0.1
+    np.testing.assert_allclose(along, expected, rtol=1e-2)
+
+
+@pytest.mark.parametrize("entropy_backup", [True, False])
+def test_the_targets_of_sac_are_the_least_of_its_slow_critics(entropy_backup):
+    config = SACConfig(
+        n_critics=3,
+        entropy_backup=entropy_backup,
+        temperature=0.3,
+        floor_target=True,
+        target_floor=0.1,
+    )
+    agent = SAC(Factory(SMALL, 3, 2), config)
+    state = with_slow_copies_apart(jax.jit(agent.init)(KEY))
+    batch = batch_of(n=4, ends="terminated")
+    policy = agent.policy(agent.act(state.params["actor"], batch.next_obs))
+    action, log_prob = policy.sample_and_log_prob(seed=KEY)
+    value = values_of(state.targets["critic"], batch.next_obs, action).min(axis=0)
+    if entropy_backup:
+        value -= 0.3 * np.asarray(log_prob)
+    plain = batch.reward + 0.99 * value * ~np.asarray(batch.terminated)
+    assert (plain < 0.1).any() and (plain > 0.1).any()
+    expected = np.maximum(plain, 0.1)
+    np.testing.assert_allclose(agent.target(state, batch, KEY), expected, atol=1e-5)
+
+
+def test_iql_learns_its_three_parts_as_the_paper_says():
+    config = IQLConfig(inverse_temperature=3.0, max_weight=1.2, expectile=0.8)
+    agent = IQL(Factory(SMALL, 3, 2), config, 100)
+    state = with_slow_copies_apart(jax.jit(agent.init)(KEY))
+    # A value in the midst of the critics', so that actions are better and worse.
+    params = state.params | {"value": jax.tree.map(jnp.copy, state.params["value"])}
+    params["value"][-1]["bias"] -= 0.4
+    state = state.replace(params=params)
+    batch = batch_of(n=4, ends="terminated")
+    batches = jax.tree.map(lambda x: x[None], batch)
+    after, metrics = jax.jit(agent.update)(state, batches, KEY)
+
+    def value(params, obs):
+        return oracle.mlp(oracle.member(params, 0), obs, 2)[:, 0]
+
+    q = values_of(state.targets["critic"], batch.obs, batch.action).min(axis=0)
+    error = q - value(state.params["value"], batch.obs)
+    assert (error > 0).any() and (error < 0).any()
+    weight_of = np.where(error < 0, 0.2, 0.8)
+    # Actor and critics learn from the value that was just updated.
+    v = value(after.params["value"], batch.obs)
+    free = np.exp(3.0 * (q - v))
+    assert (free > 1.2).any() and (free < 1.2).any()
+    weight = np.minimum(free, 1.2)
+    mean = np.tanh(oracle.mlp(state.params["actor"]["mean"], batch.obs, 2))
+    density = scipy.stats.norm.logpdf(batch.action, mean, 1.0).sum(axis=1)
+    following = value(after.params["value"], batch.next_obs)
+    target = batch.reward + 0.99 * following * ~np.asarray(batch.terminated)
+    online = values_of(state.params["critic"], batch.obs, batch.action)
+    expected = {
+        "value_loss": np.mean(weight_of * error**2),
+        "advantage": error.mean(),
+        "weight": weight.mean(),
+        "actor_loss": -np.mean(weight * density),
+        "critic_loss": ((online - np.asarray(target)) ** 2).mean(axis=1).sum(),
+        "q": online.mean(),
+    }
+    assert set(expected) == set(metrics)
+    for name, number in expected.items():
+        assert float(metrics[name]) == pytest.approx(number, rel=2e-3, abs=1e-5), name
+
+
 def test_td3_targets_hold_to_the_next_action_within_an_episode():
     config = TD3BCConfig(critic_bc=0.5, bc_distance="sum", target_noise=0.0)
     agent = TD3BC(Factory(SMALL, 3, 2), config)
@@ -271,6 +390,26 @@ AGENTS = {
     ),
     "edac": lambda f: SAC(f, SACConfig(n_critics=4, diversity=1.0, **FAST)),
 }
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_slow_copies_follow_once_in_an_update(name):
+    """However many steps of the critics it has; the actor's step comes before."""
+    agent = AGENTS[name](Factory(SMALL, 3, 2))
+    state = with_slow_copies_apart(jax.jit(agent.init)(KEY))
+    n = agent.batches_per_update
+    batches = jax.tree.map(lambda x: jnp.stack([x] * n), batch_of())
+    after, _ = jax.jit(agent.update)(state, batches, KEY)
+    assert int(after.n_updates) == n
+    assert set(after.targets) == set(agent.with_targets)
+    for part, slow in after.targets.items():
+        expected = jax.tree.map(
+            lambda old, fast: 0.95 * old + 0.05 * fast,
+            state.targets[part],
+            after.params[part],
+        )
+        for a, b in zip(jax.tree.leaves(slow), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", AGENTS)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from algos_offline import build_on_push, pushed, settings_on_push
+from oracles import offline as oracle
 from probes import Push, PushConfig
 from tiny import assert_same_bits
 
@@ -66,6 +67,23 @@ def test_every_learner_makes_an_experiment(name, cocoa, folder):
     results = jax.eval_shape(experiment.evaluate, state, KEY)
     assert results["heldout"].returns.shape == (4, 2)
     assert results["train"].returns.shape == (6, 2)
+
+
+@pytest.mark.parametrize("name", ["cal-ql", "cql"])
+def test_returns_that_bound_values_go_on_beyond_time_limits(name, folder):
+    """As built: Cal-QL's values do so too; without a bound, returns stay recorded."""
+    data = build(name, folder, discount=0.9).data
+    rows = jax.device_get(data.rows)
+    cut = 0
+    for i in range(data.n_episodes):
+        own = rows.episode_id == i
+        was_cut_off = bool(rows.truncated[own][-1] & ~rows.terminated[own][-1])
+        cut += was_cut_off
+        expected = oracle.returns_that_bound(
+            rows.reward[own], was_cut_off and name == "cal-ql", 0.9
+        )
+        np.testing.assert_allclose(rows.return_to_go[own], expected, rtol=1e-4)
+    assert 0 < cut < data.n_episodes
 
 
 def run_of(name, folder, path, **settings):

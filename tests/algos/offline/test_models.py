@@ -304,6 +304,27 @@ def test_the_spread_of_values_is_over_elites_of_means_over_samples():
     np.testing.assert_allclose(spread, expected, atol=5e-5)
 
 
+def test_mobile_takes_its_penalty_off_the_rewards_of_imagined_steps():
+    """Off those alone, and by its weight: the mean of a batch tells."""
+    stage, state, stages, _ = stage_of("values", real_share=0.25)
+    stage = dataclasses.replace(stage, n_steps=1)
+    state, _ = jax.jit(stage.update)(state, stages, linear_data(), KEY)
+
+    def seen(agent, batches, key):
+        return agent, {"reward": batches.reward}
+
+    stage.agent.update = seen
+    rewards = []
+    for weight in (0.0, 0.5):
+        numbers = state.agent.numbers | {"penalty_weight": jnp.float32(weight)}
+        given = state.replace(agent=state.agent.replace(numbers=numbers))
+        _, metrics = jax.jit(stage.learn)(given, stages, linear_data(), KEY)
+        rewards.append(float(metrics["reward"]))
+    lowered = 0.5 * float(metrics["penalty"]) * 0.75  # of 32 steps 24 are imagined
+    assert lowered > 1e-5
+    assert rewards[0] - rewards[1] == pytest.approx(lowered, rel=1e-2)
+
+
 @pytest.mark.parametrize("penalty", ["noise", "values"])
 def test_an_update_learns_from_both_kinds_of_steps(penalty):
     stage, state, stages, _ = stage_of(penalty, real_share=0.25)

@@ -7,6 +7,7 @@ import warnings
 
 import jax
 import jax.extend.core
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -232,6 +233,61 @@ def test_a_memory_reset_flag_survives_the_end_of_a_rollout():
         np.testing.assert_array_equal(new.ongoing.reset, fresh)
         ended += fresh.sum()
     assert ended > 0
+
+
+@pytest.mark.parametrize("anneal_lr", [True, False])
+def test_the_rate_of_learning_falls_in_a_line_to_nothing(anneal_lr):
+    """One gradient step on the same rollout, at the start and later."""
+    experiment = build("dr", anneal_lr=anneal_lr, n_updates=8)
+    update = jax.jit(experiment.update)
+    state = jax.jit(experiment.init)(jax.random.key(0))
+
+    def moved(n_updates):
+        new, _ = update(state.replace(n_updates=jnp.int32(n_updates)))
+        leaves = zip(
+            jax.tree.leaves(new.learner.params),
+            jax.tree.leaves(state.learner.params),
+            strict=True,
+        )
+        return np.concatenate([np.ravel(a - b) for a, b in leaves])
+
+    first = moved(0)
+    assert np.abs(first).max() > 1e-5
+    for n_updates, share in ((2, 0.75), (8, 0.0)):
+        share = share if anneal_lr else 1.0
+        np.testing.assert_allclose(moved(n_updates), share * first, atol=1e-7)
+
+
+def test_the_best_return_that_is_stored_is_scored_against():
+    """MaxMC is the best return ever less the value: a stored one counts as it is."""
+    experiment = build("plr", score="maxmc", replay_prob=1.0)
+    *_, (_, state, _) = steps(experiment, 3)
+
+    def scored(best):
+        buffer = state.curriculum.buffer
+        buffer = buffer.replace(max_return=jnp.full_like(buffer.max_return, best))
+        given = state.curriculum.replace(buffer=buffer)
+        key = jax.random.key(1)
+        _, draw = experiment.curriculum.sample(given, key, key, TINY["n_envs"])
+        levels = draw.batch.levels
+        start = experiment.student.start(key, levels)
+        play = experiment.student.play(state.learner, state.hyper, key, levels, start)
+        advantage = experiment.student.rule.advantage(play.targets)
+        given = state.replace(curriculum=given)
+        feedback = experiment._score(given, draw, play.trajectory, advantage)
+        return draw.role, play.trajectory, feedback
+
+    role, trajectory, feedback = jax.device_get(jax.jit(scored)(7.0))
+    assert role == REPLAYED
+    value, done = trajectory.value, trajectory.done
+    ends = [np.flatnonzero(done[:, i]) for i in range(TINY["n_envs"])]
+    assert all(len(end) for end in ends)
+    # The mean over each episode's steps, then over the episodes of a level.
+    means = [
+        np.mean([v.mean() for v in np.split(value[: end[-1] + 1, i], end[:-1] + 1)])
+        for i, end in enumerate(ends)
+    ]
+    np.testing.assert_allclose(feedback.score, 7.0 - np.array(means), rtol=1e-4)
 
 
 def test_short_rollouts_warn():
