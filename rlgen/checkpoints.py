@@ -11,16 +11,29 @@ import orbax.checkpoint as ocp
 PyTree = Any
 
 
-class Checkpoints:
-    """The whole carry, by orbax, with what the host must remember beside it."""
+_KEPT = 2
 
-    def __init__(self, folder: Path):
+
+class Checkpoints:
+    """The whole carry, by orbax, with what the host must remember beside it.
+
+    Args:
+      sweeps: remove what killed writes left, halves of new checkpoints and of old ones;
+        for the one run that writes here.
+    """
+
+    def __init__(self, folder: Path, *, sweeps: bool = False):
         self._manager = ocp.CheckpointManager(
             folder.resolve(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=2, enable_async_checkpointing=False
+                max_to_keep=_KEPT,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=sweeps,
             ),
         )
+        if sweeps:
+            for update in sorted(self._manager.all_steps())[:-_KEPT]:
+                self._manager.delete(update)
 
     def save(self, update: int, states: PyTree, host: dict[str, Any]) -> None:
         """Writes a checkpoint, whole or not at all."""

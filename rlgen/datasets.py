@@ -16,8 +16,6 @@ import errno
 import json
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +25,7 @@ import numpy as np
 
 from rlgen import transitions
 from rlgen.errors import UserError
+from rlgen.files import make_folder_atomically
 from rlgen.levels import LevelSet, LevelSpace
 from rlgen.store import unwritable
 from rlgen.transitions import Episode, OfflineData
@@ -246,15 +245,12 @@ def save(
 
 @contextlib.contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that takes its place when the block ends well."""
+    """`make_folder_atomically`; if it fails, the folders around it go, too."""
     parents = [parent for parent in folder.parents if not parent.exists()]
-    place = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
-        place.mkdir(parents=True)
-        yield place
-        place.rename(folder)
+        with make_folder_atomically(folder) as place:
+            yield place
     except BaseException as error:
-        shutil.rmtree(place, ignore_errors=True)
         for parent in parents:  # the innermost first; others may have used them since
             with contextlib.suppress(OSError):
                 parent.rmdir()

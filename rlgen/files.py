@@ -6,8 +6,8 @@ import contextlib
 import fcntl
 import functools
 import os
-import tempfile
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import IO
@@ -20,23 +20,73 @@ def write_atomically(path: str | Path, mode: str = "wb") -> Iterator[IO]:
     """Opens a file that takes `path`'s place only when the block ends well.
 
     The bytes are flushed to disk before the rename, so a crash leaves either the
-    old file or the new one.
+    old file or the new one. Until then they are in a file of one name, so that the
+    next write of the same file takes over what a killed one left; two that write at
+    once take turns.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, mode) as file:
+    temporary = _temporary(path)
+    handle = _claim(
+        temporary, lambda: os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
+    )
+    with os.fdopen(handle, mode) as file:
+        try:
+            file.truncate(0)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; a result is as readable as any other file.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+
+
+@contextlib.contextmanager
+def make_folder_atomically(path: str | Path) -> Iterator[Path]:
+    """An empty folder that becomes `path` only when the block ends well.
+
+    As with files, a killed process leaves one that the next takes over.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+
+    def open_folder() -> int:
+        temporary.mkdir(parents=True, exist_ok=True)
+        return os.open(temporary, os.O_RDONLY)
+
+    handle = _claim(temporary, open_folder)
+    try:
+        for left in temporary.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield temporary
+        temporary.rename(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        os.close(handle)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _claim(path: Path, open_it: Callable[[], int]) -> int:
+    """Opens what no other process writes, once those that do are done."""
+    while True:
+        handle = open_it()
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            # The one waited for has put it in its place, or has thrown it away.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(path)):
+                    return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
 
 
 class Lock:
@@ -84,9 +134,3 @@ def package_texts(package: str, folder: str) -> dict[str, str]:
         for entry in sorted(entries, key=lambda entry: entry.name)
         if entry.name.endswith(".txt")
     }
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -128,7 +128,7 @@ def run(
     """
     program = program or Program(Plan(experiment, config))
     processes.meet()  # one of them may have compiled for longer
-    checkpoints = Checkpoints(store.checkpoint_dir)
+    checkpoints = Checkpoints(store.checkpoint_dir, sweeps=True)
     status = "failed"
     try:
         with catch_signals() as stop_signal:

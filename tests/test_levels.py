@@ -1,8 +1,11 @@
 """Level sets, splits by hash, rejection sampling, and files written whole or not."""
 
+import contextlib
 import dataclasses
 import os
+import shutil
 import stat
+import threading
 
 import chex
 import jax
@@ -15,7 +18,7 @@ from tiny import operations
 from rlgen.env import take
 from rlgen.envs.maze.levels import Empty, UniformWalls
 from rlgen.errors import UserError
-from rlgen.files import write_atomically
+from rlgen.files import make_folder_atomically, write_atomically
 from rlgen.levels import (
     SPLITS,
     LevelFileError,
@@ -226,6 +229,58 @@ class TestWriteAtomically:
             level_set.save(path)
         assert path.read_bytes() == before
         assert os.listdir(tmp_path) == ["set.npz"]
+
+    def test_what_a_killed_write_left_is_taken_over(self, tmp_path):
+        """Copied while it is written: so a killed process leaves it."""
+        path, left = tmp_path / "file", tmp_path / "left"
+        with write_atomically(path) as file:
+            file.write(b"half of what is long")
+            file.flush()
+            shutil.copytree(tmp_path, left, ignore=lambda *_: ["left"])
+        assert len(os.listdir(left)) == 1 and not (left / "file").exists()
+        with write_atomically(left / "file") as file:
+            file.write(b"whole")
+        assert os.listdir(left) == ["file"]
+        assert (left / "file").read_bytes() == b"whole"
+
+    def test_a_folder_takes_its_place_and_what_a_killed_process_left(self, tmp_path):
+        path = tmp_path / "folder"
+        left = tmp_path / ".folder.part"
+        (left / "inner").mkdir(parents=True)
+        for name in ("file", "inner/file"):
+            (left / name).write_text("half")
+        with pytest.raises(KeyError), make_folder_atomically(path) as place:
+            assert place == left and not os.listdir(place)
+            (place / "other").write_text("half")
+            raise KeyError
+        assert not os.listdir(tmp_path)
+        with make_folder_atomically(path) as place:
+            (place / "whole").write_text("")
+        assert os.listdir(tmp_path) == ["folder"] and os.listdir(path) == ["whole"]
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_two_that_write_at_once_take_turns(self, tmp_path, fails):
+        path, begun = tmp_path / "file", threading.Event()
+
+        def second():
+            begun.set()
+            with write_atomically(path, "w") as file:
+                file.write("second")
+
+        other = threading.Thread(target=second)
+        with (
+            contextlib.suppress(InterruptedError),
+            write_atomically(path, "w") as file,
+        ):
+            file.write("the first one")
+            other.start()
+            assert begun.wait(10)
+            other.join(0.1)  # it waits; if it had not begun to, nothing is different
+            assert other.is_alive()
+            if fails:
+                raise InterruptedError
+        other.join(10)
+        assert path.read_text() == "second" and os.listdir(tmp_path) == ["file"]
 
     def test_files_are_as_readable_as_others(self, tmp_path):
         ordinary, ours = tmp_path / "ordinary", tmp_path / "ours"
