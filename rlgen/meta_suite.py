@@ -50,6 +50,7 @@ TABLES = Agents(
     ),
     passes={"n_epochs": 4, "n_minibatches": 1},
     lpg={"optimizer": "sgd"},
+    lpg_as_learned=("separate_clip", "value_lr_ratio"),
     lrs=(0.03, 0.1, 0.3, 1.0),
     lpg_lrs=(10.0, 40.0, 160.0, 640.0),
 )

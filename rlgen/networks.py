@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import gymnasium
@@ -179,6 +179,9 @@ class Heads(nn.Module):
     head_size: int
     n_values: int = 1
 
+    #: Layers of the value's head, by the names that flax gives them.
+    VALUE: ClassVar[tuple[str, ...]] = ("Dense_2", "Dense_3")
+
     @nn.compact
     def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
         def head(size, scale):
@@ -257,6 +260,20 @@ class ActorCritic(PolicyNetwork):
     def is_recurrent(self) -> bool:
         """Whether the network has a memory."""
         return self.config.core != "none"
+
+    def value_part(self, params: PyTree) -> PyTree:
+        """Which parameters move the value and not the policy.
+
+        Returns:
+          bool in the structure of the parameters, to be broadcast against them. What
+          both share is not the value's.
+        """
+
+        def is_own(path, leaf):
+            del leaf
+            return any(getattr(step, "key", "") in Heads.VALUE for step in path)
+
+        return jax.tree_util.tree_map_with_path(is_own, params)
 
     @property
     def _core(self) -> recurrent.Core:
@@ -368,6 +385,10 @@ class Table(ActorCritic):
     def init(self, key: jax.Array) -> PyTree:
         del key
         return {"table": jnp.zeros(self._shape)}
+
+    def value_part(self, params):
+        del params
+        return {"table": np.arange(self._shape[1]) >= self._n_policy}
 
     def represent(self, params, carry, obs, reset):
         """A row is all that is known of an observation."""

@@ -11,7 +11,13 @@ import pytest
 
 from rlgen import distributions
 from rlgen.errors import UserError
-from rlgen.networks import ActorCritic, NetworkConfig, SmallConv, zero_obs
+from rlgen.networks import (
+    ActorCritic,
+    NetworkConfig,
+    SmallConv,
+    make_network,
+    zero_obs,
+)
 
 
 @pytest.mark.parametrize("size", [(3, 3), (5, 5), (5, 7), (9, 9), (13, 11)])
@@ -73,6 +79,39 @@ def test_acting_equals_replaying(core, torso):
         other = obs | {name: np.zeros_like(obs[name])}
         changed, _ = unroll(params, network.initial_carry(2), other, reset)
         assert not np.allclose(changed, raw)
+
+
+@pytest.mark.parametrize("n_values", [1, 3])
+@pytest.mark.parametrize("torso", ["table", "mlp"])
+def test_the_values_own_parameters_are_those_that_no_action_depends_on(torso, n_values):
+    network = make_network(
+        gymnasium.spaces.Discrete(3),
+        gymnasium.spaces.Discrete(2),
+        NetworkConfig(torso, 4, "none", 8, 8),
+        n_values,
+    )
+    params = jax.tree.map(
+        lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape),
+        network.init(jax.random.key(0)),
+    )
+
+    def output(which):
+        def total(params):
+            obs, reset = jnp.arange(3), jnp.ones(3, bool)
+            return jnp.sum(jnp.sin(network.step(params, None, obs, reset)[which]))
+
+        return jax.jit(jax.grad(total))(params)
+
+    def check(own, raw, value):
+        own = np.broadcast_to(own, raw.shape)
+        assert not np.any(raw[own])
+        # Whatever moves the value alone is marked.
+        assert np.all(own[(raw == 0) & (value != 0)])
+        return np.any(value[own])
+
+    part = network.value_part(params)
+    moves = jax.tree.map(check, part, output(1), output(2))
+    assert any(jax.tree.leaves(moves))
 
 
 def test_gaussian_policy_by_hand():

@@ -19,8 +19,7 @@ FOLLOWS = [(name, preset) for name, a in ALGORITHMS.items() for preset in a.publ
 BOOKKEEPING = {f.name for f in dataclasses.fields(RunConfig)} - {"n_updates"}
 #: Whose `paper` preset has no table yet.
 PENDING = {
-    "lpg", "ta-lpg",
-    "groove", "lpo", "ta-lpo", "bc", "percent-bc", "rebrac", "iql", "cal-ql", "sac-n",
+    "bc", "percent-bc", "rebrac", "iql", "cal-ql", "sac-n",
     "rvs", "decision-transformer", "goal-cloning", "stitching", "sac", "mobile",
     "edac",
 }  # fmt: skip

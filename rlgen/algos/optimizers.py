@@ -28,6 +28,7 @@ def make(
     adam_eps: jax.Array | float,
     *,
     differentiable: bool = False,
+    apart: PyTree = None,
 ) -> optax.GradientTransformation:
     """Clips by the global norm, then Adam or nothing; the learning rate is not in it.
 
@@ -38,15 +39,35 @@ def make(
       differentiable: the same numbers, with derivatives that stay finite: of the
         clipping where gradients are zero, and of Adam where its second moment is
         (which is held constant, as in DiscoRL, Oh et al. 2025).
+      apart: bool, of the structure of the parameters, broadcast against them: what is
+        marked is clipped by a norm of its own, and so is the rest, as by two
+        optimizers.
     """
     if differentiable:
         clip, adam = _clip(max_grad_norm), _adam(adam_eps)
     else:
         clip = optax.clip_by_global_norm(max_grad_norm)
         adam = optax.scale_by_adam(_B1, _B2, eps=adam_eps)
-    return optax.flatten(
-        optax.chain(clip, adam if name == "adam" else optax.identity())
-    )
+    if name != "adam":
+        adam = optax.identity()
+    if apart is None:
+        return optax.flatten(optax.chain(clip, adam))
+    # What is marked may be a part of a leaf, which has no place in one vector.
+    return optax.chain(_by_parts(clip, apart), optax.flatten(adam))
+
+
+def _by_parts(
+    clip: optax.GradientTransformation, apart: PyTree
+) -> optax.GradientTransformation:
+    """Clips what is marked, and the rest."""
+
+    def update(updates, state, params=None):
+        marked = jax.tree.map(lambda u, own: jnp.where(own, u, 0.0), updates, apart)
+        rest = jax.tree.map(lambda u, own: jnp.where(own, 0.0, u), updates, apart)
+        parts = (clip.update(part, state, params)[0] for part in (marked, rest))
+        return jax.tree.map(jnp.add, *parts), state
+
+    return optax.GradientTransformation(clip.init, update)
 
 
 def _clip(max_norm) -> optax.GradientTransformation:

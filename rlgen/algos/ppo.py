@@ -43,6 +43,9 @@ class PPOConfig:
       clip_value: clip the value's move by `clip` too.
       entropy_coef, value_coef: weights of the entropy bonus and of the value loss.
       max_grad_norm: gradients are scaled down to this global norm.
+      separate_clip: those of the value's own parameters by themselves, and so those of
+        the rest, as if each had an optimizer.
+      value_lr_ratio: learning rate of the value's own parameters, as a factor on lr.
       adam_eps: epsilon of Adam.
       time_limit: value after the time limit: "terminate" (0) or "bootstrap".
     """
@@ -62,6 +65,8 @@ class PPOConfig:
     entropy_coef: float = 1e-3
     value_coef: float = 0.5
     max_grad_norm: float = 0.5
+    separate_clip: bool = False
+    value_lr_ratio: float = 1.0
     adam_eps: float = 1e-5
     time_limit: str = "terminate"
 
@@ -77,6 +82,10 @@ class PPOConfig:
                 "n_minibatches."
             )
         optimizers.check(self.optimizer)
+        if self.value_lr_ratio < 0:
+            raise UserError(
+                f"value_lr_ratio is {self.value_lr_ratio}: choose 0 or more."
+            )
         if self.drift not in DRIFTS:
             raise UserError(
                 f"Unknown drift {self.drift!r}: choose {', '.join(DRIFTS)}."
@@ -131,14 +140,22 @@ class Learner(struct.PyTreeNode):
 
 
 def optimizer(
-    config: PPOConfig, hyper: Hyperparameters, *, differentiable: bool = False
+    config: PPOConfig,
+    hyper: Hyperparameters,
+    *,
+    differentiable: bool = False,
+    apart: PyTree = None,
 ) -> optax.GradientTransformation:
-    """The optimizer of these settings, without its learning rate."""
+    """The optimizer of these settings, without its learning rate.
+
+    What it remembers does not depend on what is clipped apart.
+    """
     return optimizers.make(
         config.optimizer,
         hyper.max_grad_norm,
         hyper.adam_eps,
         differentiable=differentiable,
+        apart=apart,
     )
 
 
@@ -180,6 +197,7 @@ def advantages(
 
 def descend(
     config: PPOConfig,
+    network: ActorCritic,
     hyper: Hyperparameters,
     learner: Learner,
     loss: Callable[[PyTree], tuple[jax.Array, dict[str, jax.Array]]],
@@ -199,8 +217,15 @@ def descend(
     """
     grads, metrics = jax.grad(loss, has_aux=True)(learner.params)
     metrics["grad_norm"] = optax.global_norm(jax.lax.stop_gradient(grads))
-    descent = optimizer(config, hyper, differentiable=differentiable)
+    apart = network.value_part(learner.params) if config.separate_clip else None
+    descent = optimizer(config, hyper, differentiable=differentiable, apart=apart)
     updates, opt_state = descent.update(grads, learner.opt_state, learner.params)
+    if config.value_lr_ratio != 1:
+        updates = jax.tree.map(
+            lambda u, own: jnp.where(own, config.value_lr_ratio * u, u),
+            updates,
+            network.value_part(learner.params),
+        )
     params = jax.tree.map(
         lambda p, u: p - hyper.lr * lr_scale * u, learner.params, updates
     )
@@ -318,6 +343,7 @@ def update(
         part, part_memory = spread(part, axis=1), spread(part_memory)
         return descend(
             config,
+            network,
             hyper,
             learner,
             lambda p: loss(config, network, hyper, p, part_memory, part, drift),

@@ -93,8 +93,11 @@ def save_rule(path: Path, params: PyTree, shape: RuleConfig, agent: PPOConfig) -
     trees.save(path, params, about | store.provenance())
 
 
-def load_rule(path: str | Path) -> tuple[PyTree, RuleConfig]:
+def load_rule(path: str | Path) -> tuple[PyTree, RuleConfig, Mapping[str, Any]]:
     """Reads a rule that `save_rule` wrote, as data: nothing is unpickled.
+
+    Returns:
+      its parameters, its shape, and settings of the agents that it was learned on.
 
     Raises:
       UserError: no such file, or one whose arrays do not fit what it says of them.
@@ -103,7 +106,7 @@ def load_rule(path: str | Path) -> tuple[PyTree, RuleConfig]:
     if about.get("kind") != "rule":
         raise UserError(f"{path} is no rule: make one with `rlgen train lpg`.")
     shape = configs.override(RuleConfig(), about["rule"], str(path))
-    return trees.fit(arrays, shape.shapes(), path), shape
+    return trees.fit(arrays, shape.shapes(), path), shape, about["agent"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +118,7 @@ class NamedRule:
       settings: of agents, that follow from it.
       shape: of its network; None for a hand-written one.
       params: of its network, one set for each meta-seed [M, ...]; None likewise.
+      learned_on: settings of the agents that it was learned on; empty likewise.
       kind: makes a hand-written rule from an agent's settings.
     """
 
@@ -122,6 +126,7 @@ class NamedRule:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     shape: RuleConfig | None = None
     params: PyTree = None
+    learned_on: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     kind: Callable[[PPOConfig], UpdateRule] = ActorCriticRule
 
     @property
@@ -171,14 +176,14 @@ def find(name: str) -> NamedRule:
             f"There is no rule {name}: choose {', '.join(names())}, or the file or "
             "finished run of one that `rlgen train lpg` made."
         )
-    rules, shapes = zip(*(load_rule(file) for file in files), strict=True)
+    rules, shapes, agents = zip(*(load_rule(file) for file in files), strict=True)
     if len(set(shapes)) > 1:
         raise UserError(
             f"The rules in {name} are of several shapes: name one of the files."
         )
     params = jax.tree.map(lambda *leaves: np.stack(leaves), *rules)
     settings = ONE_STEP if shapes[0].rule == "lpg" else {}
-    return NamedRule(name, settings, shapes[0], params)
+    return NamedRule(name, settings, shapes[0], params, agents[0])
 
 
 def names() -> list[str]:

@@ -271,6 +271,7 @@ class LPGRule(UpdateRule):
 
         learner, metrics = ppo.descend(
             self.config,
+            network,
             hyper,
             learner,
             loss,

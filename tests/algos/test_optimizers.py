@@ -58,6 +58,35 @@ def test_differentiable_steps_are_those_of_optax(name, scale):
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("differentiable", [False, True])
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_what_is_clipped_apart_steps_as_by_two_optimizers(name, differentiable):
+    """One column of a leaf and a whole other leaf, beside the rest."""
+    own = {"a": np.array([False, True]), "b": True}
+    params = tree(1.0)
+    kinds = {"adam": optax.scale_by_adam(0.9, 0.999, eps=1e-5), "sgd": optax.identity()}
+    alone = optax.chain(optax.clip_by_global_norm(0.5), kinds[name])
+    parts = [(params["a"][:, 1], params["b"]), params["a"][:, 0]]
+    states = [alone.init(part) for part in parts]
+    joint = optimizers.make(name, 0.5, 1e-5, differentiable=differentiable, apart=own)
+    state = joint.init(params)
+    # What it remembers is not of another structure.
+    plain = optimizers.make(name, 0.5, 1e-5).init(params)
+    assert jax.tree.structure(state) == jax.tree.structure(plain)
+    for seed in range(3):
+        grads = tree(10.0, seed)
+        # Of which one part alone is too long.
+        grads["a"] = grads["a"].at[:, 0].multiply(1e-3)
+        step, state = joint.update(grads, state)
+        (one, whole), states[0] = alone.update(
+            (grads["a"][:, 1], grads["b"]), states[0]
+        )
+        rest, states[1] = alone.update(grads["a"][:, 0], states[1])
+        np.testing.assert_allclose(step["a"][:, 1], one, rtol=1e-5)
+        np.testing.assert_allclose(step["b"], whole, rtol=1e-5)
+        np.testing.assert_allclose(step["a"][:, 0], rest, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["adam", "sgd"])
 def test_slopes_stay_finite_where_gradients_vanish(name):
     """Adam's root of a second moment near 0, and the norm of nothing."""

@@ -91,7 +91,7 @@ def test_rules_of_several_shapes_are_no_rule(lpg_file, tmp_path):
 
 
 def test_a_rule_file_with_other_shapes_is_refused(lpg_file, tmp_path):
-    params, _ = load_rule(lpg_file)
+    params, *_ = load_rule(lpg_file)
     save_rule(tmp_path / "other.npz", params, RuleConfig(rule_size=5), AGENT)
     with pytest.raises(UserError, match="use the size and settings that it was train"):
         load_rule(tmp_path / "other.npz")

@@ -60,10 +60,25 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-def table_step(table, n_actions, obs, action, policy, prediction, lr, coef, max_norm):
+def table_step(
+    table,
+    n_actions,
+    obs,
+    action,
+    policy,
+    prediction,
+    lr,
+    coef,
+    max_norm,
+    *,
+    separate=False,
+    ratio=1.0,
+):
     """One step of clipped SGD on Equation 2 of Oh et al. 2020, derivatives by hand.
 
     Args:
+      separate: policy and prediction are clipped by norms of their own.
+      ratio: of the prediction's learning rate to the policy's.
       table: float64[S, A + N], logits of policy and prediction.
       obs, action: int[T, B].
       policy, prediction: the rule's targets.
@@ -90,5 +105,9 @@ def table_step(table, n_actions, obs, action, policy, prediction, lr, coef, max_
             np.sum(np.exp(asked) ** 2),
         ]
     gradient /= obs.size
-    norm = np.sqrt(np.sum(gradient**2))
-    return table - lr * gradient * min(1.0, max_norm / norm), sums / obs.size
+    step = np.zeros_like(gradient)
+    for part, rate in ((slice(n_actions), lr), (slice(n_actions, None), ratio * lr)):
+        clipped = gradient[:, part] if separate else gradient
+        norm = np.sqrt(np.sum(clipped**2))
+        step[:, part] = rate * gradient[:, part] * min(1.0, max_norm / norm)
+    return table - step, sums / obs.size

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from rlgen.algos import rule_library
+from rlgen.algos.meta import published
 from rlgen.algos.meta.evolution import Evolution, EvolutionConfig
 from rlgen.algos.meta.experiment import MetaLearning
 from rlgen.algos.meta.lifetime import Lifetime
@@ -80,14 +81,17 @@ class MetaGradientSettings(MetaConfig):
 
     Attributes:
       gradient: see its class.
-      antagonist_lr: learning rate of Adam of the A2C agents that algorithmic regret
-        compares with.
-      antagonist_entropy: weight of their entropy bonus.
+      antagonist_optimizer, antagonist_lr: of the A2C agents that algorithmic regret
+        compares with; clipping and the value's learning rate are as of the others.
+      antagonist_entropy, antagonist_value_coef: weights of their entropy bonus and of
+        their value loss.
     """
 
     gradient: MetaGradientConfig = MetaGradientConfig()
-    antagonist_lr: float = 0.1
+    antagonist_optimizer: str = "sgd"
+    antagonist_lr: float = 40.0
     antagonist_entropy: float = 0.01
+    antagonist_value_coef: float = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,9 +179,10 @@ class MetaGradientAlgorithm(Algorithm):
         if {config.replay.score, config.replay.second_score} & NEEDS_ANTAGONIST:
             a2c = dataclasses.replace(
                 config.ppo,
-                optimizer="adam",
+                optimizer=config.antagonist_optimizer,
                 lr=config.antagonist_lr,
                 entropy_coef=config.antagonist_entropy,
+                value_coef=config.antagonist_value_coef,
             )
             antagonist = Lifetime(
                 Student.create(
@@ -234,8 +239,16 @@ SMALL_GRIDS: Mapping[str, Any] = {
     "n_heldout": 128,
 }
 
+# As in the code of Jackson et al. 2023: policy and prediction are of two optimizers,
+# with learning rates of 40 and 4, each of which clips.
+_TWO_OPTIMIZERS: Mapping[str, Any] = {"separate_clip": True, "value_lr_ratio": 0.1}
+
+# The rules that ship and the committed figures were made with one optimizer for both.
+_ONE_OPTIMIZER: Mapping[str, Any] = {"separate_clip": False, "value_lr_ratio": 1.0}
+
 _QUICK: Mapping[str, Any] = {
     **SMALL_GRIDS,
+    **_ONE_OPTIMIZER,
     "n_envs": 16,
     "n_agents": 32,
     "part_size": 8,
@@ -253,7 +266,7 @@ _QUICK: Mapping[str, Any] = {
 # Jackson et al. 2023, tables 2 and 3: 512 lifetimes 5000 meta-steps.
 _PAPER: Mapping[str, Any] = {
     "n_agents": 512,
-    "part_size": 8,
+    "part_size": 32,
     "n_updates": 5000,
     "eval_every": 250,
 }
@@ -324,9 +337,10 @@ AGENT = AgentAlgorithm(
 LPG = MetaGradientAlgorithm(
     summary="an update rule learned by meta-gradients on grid-world tasks",
     source="Oh et al. 2020",
-    settings={},
+    settings=_TWO_OPTIMIZERS,
     definition={"replay_prob": 0.0},
     presets={"quick": _QUICK, "paper": _PAPER},
+    published={"paper": published.LPG},
     env="grid_tasks",
 )
 
@@ -334,6 +348,7 @@ LPG = MetaGradientAlgorithm(
 # beside the agents. As in the code of Jackson et al. 2023, the tasks of highest regret
 # are replayed, as many as there are agents, about equally often.
 _GROOVE: Mapping[str, Any] = {
+    **_TWO_OPTIMIZERS,
     "replay_prob": 0.5,
     "score": "algorithmic_regret",
     "prioritization": "topk",
@@ -348,9 +363,19 @@ GROOVE = MetaGradientAlgorithm(
     settings=_GROOVE,
     definition={"replay_prob": Within(0.0)},
     presets={
-        "quick": {**_QUICK, "top_k": 32, "buffer_size": 256, "min_fill": 0.25},
-        "paper": {**_PAPER, "top_k": 512, "buffer_size": 4000, "min_fill": 0.5},
+        "quick": {
+            **_QUICK,
+            "antagonist_optimizer": "adam",
+            "antagonist_lr": 0.1,
+            "antagonist_value_coef": 0.5,
+            "top_k": 32,
+            "buffer_size": 256,
+            "min_fill": 0.25,
+        },
+        # Replays begin once the buffer holds a task for every agent: 512 of 4000.
+        "paper": {**_PAPER, "top_k": 512, "buffer_size": 4000, "min_fill": 0.128},
     },
+    published={"paper": published.GROOVE},
     env="grid_tasks",
 )
 
@@ -359,6 +384,7 @@ _QUICK_EVOLUTION: Mapping[str, Any] = {
     **SMALL_GRIDS,
     "n_envs": 8,
     "n_agents": 64,
+    "es_b1": 0.9,
     "eval_lifetime": 50,
     "n_updates": 1500,
     "log_every": 50,
@@ -370,12 +396,23 @@ _QUICK_EVOLUTION: Mapping[str, Any] = {
 TA_LPG = EvolutionAlgorithm(
     summary="time-aware LPG, learned by evolution over whole lifetimes",
     source="Jackson et al. 2024",
-    settings={"time_aware": True, "min_lifetime": 10, "max_lifetime": 250},
+    settings={
+        **_TWO_OPTIMIZERS,
+        "time_aware": True,
+        "min_lifetime": 10,
+        "max_lifetime": 250,
+    },
     definition={"rule": "lpg", "time_aware": True},
     presets={
-        "quick": {**_QUICK_EVOLUTION, "rule_size": 16, "max_lifetime": 100},
+        "quick": {
+            **_QUICK_EVOLUTION,
+            **_ONE_OPTIMIZER,
+            "rule_size": 16,
+            "max_lifetime": 100,
+        },
         "paper": {"n_agents": 1024, "n_updates": 2500, "eval_every": 250},
     },
+    published={"paper": published.TA_LPG},
     env="grid_tasks",
 )
 
@@ -391,8 +428,17 @@ _DRIFT: Mapping[str, Any] = {
     "clip_value": False,
 }
 
-# Lu et al. 2022: a population of 32 and 1,025 generations, there on one task (Ant).
-_PAPER_LPO: Mapping[str, Any] = {"n_agents": 32, "n_updates": 1025, "eval_every": 205}
+# Lu et al. 2022: a population of 32 and 1,025 generations, there on one task (Ant), by
+# evosax's OpenES as it comes.
+_PAPER_LPO: Mapping[str, Any] = {
+    "n_agents": 32,
+    "n_updates": 1025,
+    "eval_every": 205,
+    "sigma": 0.04,
+    "sigma_decay": 0.999,
+    "sigma_end": 0.01,
+    "es_lr_end": 1e-3,
+}
 
 _QUICK_LPO: Mapping[str, Any] = {
     **_QUICK_EVOLUTION,
@@ -411,6 +457,7 @@ LPO = EvolutionAlgorithm(
         "quick": {**_QUICK_LPO, "min_lifetime": 50, "max_lifetime": 50},
         "paper": _PAPER_LPO,
     },
+    published={"paper": published.LPO},
     env="grid_tasks",
 )
 
@@ -428,5 +475,6 @@ TA_LPO = EvolutionAlgorithm(
         "quick": {**_QUICK_LPO, "max_lifetime": 100},
         "paper": _PAPER_LPO,
     },
+    published={"paper": published.TA_LPO},
     env="grid_tasks",
 )

@@ -9,7 +9,6 @@ tie says nothing.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -29,20 +28,32 @@ class EvolutionConfig:
     """Settings of the evolution strategy; defaults of Jackson et al. 2024's code.
 
     Attributes:
-      sigma: standard deviation of perturbations.
+      sigma: standard deviation of perturbations at the start.
+      sigma_decay: factor on it per generation.
+      sigma_end: it falls no lower.
       es_lr: learning rate of Adam at the start.
       es_lr_decay: factor on it per generation.
       es_lr_end: it falls no lower.
+      es_b1: decay of Adam's mean of gradients.
     """
 
     sigma: float = 0.1
+    sigma_decay: float = 1.0
+    sigma_end: float = 0.0
     es_lr: float = 1e-2
     es_lr_decay: float = 0.999
     es_lr_end: float = 1e-5
+    es_b1: float = 0.99
 
     def __post_init__(self):
         if self.sigma <= 0 or self.es_lr <= 0:
             raise UserError("sigma and es_lr must be above 0.")
+        if not 0 < self.sigma_decay <= 1 or not 0 <= self.es_b1 < 1:
+            raise UserError("Choose 0 < sigma_decay <= 1 and 0 <= es_b1 < 1.")
+
+    def sigma_at(self, generation: jax.Array) -> jax.Array:
+        """Standard deviation of the perturbations of a generation. ()."""
+        return jnp.maximum(self.sigma * self.sigma_decay**generation, self.sigma_end)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -50,7 +61,8 @@ class EvolutionConfig:
         return optax.adam(
             optax.exponential_decay(
                 self.es_lr, 1, self.es_lr_decay, end_value=self.es_lr_end
-            )
+            ),
+            b1=self.es_b1,
         )
 
 
@@ -124,19 +136,10 @@ class Evolution(MetaLearning[EvolutionState]):
         Episodes that measure fitness count by their time limit: all are played until
         the longest has ended.
         """
-        low, high = self.tasks.min_lifetime, self.tasks.max_lifetime
-        mean = sum(
-            n * p for n, p in zip(range(low, high + 1), self._p_lifetime, strict=True)
-        )
+        mean = sum(n * p for n, p in self.tasks.p_lifetime.items())
         config = self.lifetime.student.config
         n_steps = mean * config.n_steps + self.env.max_episode_steps
         return round(self.n_agents * config.n_envs * n_steps)
-
-    @functools.cached_property
-    def _p_lifetime(self) -> list[float]:
-        low, high = self.tasks.min_lifetime, self.tasks.max_lifetime
-        logs = jnp.log(jnp.arange(low, high + 2))
-        return ((logs[1:] - logs[:-1]) / (logs[-1] - logs[0])).tolist()
 
     def rule_params(self, states: EvolutionState) -> PyTree:
         return states.rule
@@ -185,6 +188,7 @@ class Evolution(MetaLearning[EvolutionState]):
         )
         lifetime = self.tasks.lifetime(key_age)
         noise = perturbations(key_noise, state.rule, n_pairs)
+        sigma = self.config.sigma_at(state.n_updates)
         # The same key twice: both of a pair are born alike and have the same luck.
         plus, minus = (
             self.fitness(
@@ -193,7 +197,7 @@ class Evolution(MetaLearning[EvolutionState]):
                 lifetime,
                 key_live,
             )
-            for scale in (self.config.sigma, -self.config.sigma)
+            for scale in (sigma, -sigma)
         )
         direction = gradient(noise, plus, minus)
         updates, opt_state = self.config.optimizer.update(direction, state.opt_state)

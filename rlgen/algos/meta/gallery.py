@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from flax import struct
 
 from rlgen.algos import drift as drifts
 from rlgen.algos import gallery
@@ -20,6 +21,7 @@ from rlgen.algos.rules import ActorCriticRule, LPGRule, UpdateRule
 from rlgen.algos.ued.gallery import curriculum as draw_curriculum
 from rlgen.env import take
 from rlgen.evaluation import pictures
+from rlgen.rollout import Trajectory
 
 if TYPE_CHECKING:
     from rlgen.algos.meta.experiment import MetaLearning
@@ -244,6 +246,40 @@ def lives_picture(
     )
 
 
+class Returns(struct.PyTreeNode):
+    """Undiscounted returns of the newest episode of each of B environments."""
+
+    total: jax.Array  # (B,) float32, of the episode that goes on
+    last: jax.Array  # (B,) float32, of the last that ended
+    n_ended: jax.Array  # (B,) int32
+
+    @classmethod
+    def none(cls, n_envs: int) -> Returns:
+        """Nothing was played yet."""
+        zeros = jnp.zeros(n_envs)
+        return cls(total=zeros, last=zeros, n_ended=jnp.zeros(n_envs, jnp.int32))
+
+    def after(self, trajectory: Trajectory) -> Returns:
+        """What they are after some more steps."""
+
+        def step(returns, inputs):
+            reward, done = inputs
+            total = returns.total + reward
+            return Returns(
+                total=jnp.where(done, 0.0, total),
+                last=jnp.where(done, total, returns.last),
+                n_ended=returns.n_ended + done,
+            ), None
+
+        done = trajectory.done
+        return jax.lax.scan(step, self, (trajectory.reward, done), unroll=4)[0]
+
+    @property
+    def mean(self) -> jax.Array:
+        """Over environments; of the episode that goes on where none ended. ()."""
+        return jnp.mean(jnp.where(self.n_ended > 0, self.last, self.total))
+
+
 def lives(
     lifetime: Lifetime, params: PyTree, levels: PyTree, n_updates: int, key: jax.Array
 ) -> dict[str, jax.Array]:
@@ -254,12 +290,15 @@ def lives(
         task = Task(level, jnp.int32(n_updates))
         key_begin, key_live = jax.random.split(key)
 
-        def update(life, key):
-            life, _, metrics = lifetime.advance(life, task, params, key)
-            return life, metrics | {"return": life.returns.mean}
+        def update(carry, key):
+            life, returns = carry
+            life, play, metrics = lifetime.advance(life, task, params, key)
+            returns = returns.after(play.trajectory)
+            return (life, returns), metrics | {"return": returns.mean}
 
-        life = lifetime.begin(key_begin, task)
-        return jax.lax.scan(update, life, jax.random.split(key_live, n_updates))[1]
+        none = Returns.none(lifetime.student.config.n_envs)
+        start = lifetime.begin(key_begin, task), none
+        return jax.lax.scan(update, start, jax.random.split(key_live, n_updates))[1]
 
     levels = jax.tree.map(jnp.asarray, levels)
     n_levels = len(jax.tree.leaves(levels)[0])

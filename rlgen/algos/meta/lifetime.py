@@ -16,57 +16,13 @@ from flax import struct
 from rlgen.algos.meta.tasks import Task
 from rlgen.algos.ppo import Hyperparameters, Learner
 from rlgen.algos.student import Play, Student
-from rlgen.env import select
+from rlgen.env import select, take
 from rlgen.evaluation import zero_shot
 from rlgen.experiment import EvalResult
-from rlgen.rollout import RolloutState, Trajectory
+from rlgen.rollout import RolloutState
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
-
-
-class Returns(struct.PyTreeNode):
-    """Undiscounted returns of the newest episode of each of B environments."""
-
-    total: jax.Array  # (B,) float32, of the episode that goes on
-    last: jax.Array  # (B,) float32, of the last that ended
-    n_ended: jax.Array  # (B,) int32
-
-    @classmethod
-    def none(cls, n_envs: int) -> Returns:
-        """Nothing was played yet."""
-        zeros = jnp.zeros(n_envs)
-        return cls(total=zeros, last=zeros, n_ended=jnp.zeros(n_envs, jnp.int32))
-
-    def after(self, trajectory: Trajectory) -> Returns:
-        """What they are after some more steps."""
-
-        def step(returns, inputs):
-            reward, done = inputs
-            total = returns.total + reward
-            return Returns(
-                total=jnp.where(done, 0.0, total),
-                last=jnp.where(done, total, returns.last),
-                n_ended=returns.n_ended + done,
-            ), None
-
-        done = trajectory.done
-        return jax.lax.scan(step, self, (trajectory.reward, done), unroll=4)[0]
-
-    @property
-    def newest(self) -> jax.Array:
-        """Of the episode that goes on where none ended. float32[B]."""
-        return jnp.where(self.n_ended > 0, self.last, self.total)
-
-    @property
-    def mean(self) -> jax.Array:
-        """Mean over environments. ()."""
-        return jnp.mean(self.newest)
-
-    @property
-    def n_success(self) -> jax.Array:
-        """Environments whose newest return is above 0. () int32."""
-        return jnp.sum(self.newest > 0, dtype=jnp.int32)
 
 
 class Life(struct.PyTreeNode):
@@ -74,7 +30,6 @@ class Life(struct.PyTreeNode):
 
     learner: Learner
     rollout: RolloutState
-    returns: Returns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +62,6 @@ class Lifetime:
         return Life(
             learner=self.student.init(key_learner, hyper),
             rollout=self.student.start(key_start, task.level),
-            returns=Returns.none(self.student.config.n_envs),
         )
 
     def play(self, life: Life, task: Task, rule: PyTree, key: jax.Array) -> Play:
@@ -118,10 +72,9 @@ class Lifetime:
     def watch(
         self, life: Life, task: Task, rule: PyTree, key: jax.Array
     ) -> tuple[Life, Play]:
-        """One rollout without an update; its episodes count."""
+        """One rollout without an update."""
         play = self.play(life, task, rule, key)
-        returns = life.returns.after(play.trajectory)
-        return life.replace(rollout=play.end, returns=returns), play
+        return life.replace(rollout=play.end), play
 
     def advance(
         self, life: Life, task: Task, rule: PyTree, key: jax.Array
@@ -145,11 +98,7 @@ class Lifetime:
         )
         alive = learner.n_updates < task.lifetime
         return (
-            Life(
-                learner=select(alive, learned, learner),
-                rollout=play.end,
-                returns=life.returns.after(play.trajectory),
-            ),
+            Life(learner=select(alive, learned, learner), rollout=play.end),
             play,
             metrics,
         )
@@ -176,3 +125,51 @@ class Lifetime:
             n_episodes,
         )
         return jax.tree.map(lambda x: x[0], result)
+
+    def evaluate_some(
+        self,
+        lives: Life,
+        tasks: Task,
+        key: jax.Array,
+        which: jax.Array,
+        n_together: int,
+    ) -> EvalResult:
+        """Episodes of some of A agents, each on its own level, in every environment.
+
+        Agents play in groups, and only as many groups as it takes: nothing is played
+        for those that nobody asks about, except to fill the last group.
+
+        Args:
+          lives, tasks: stacked on a leading axis A.
+          which: bool[A], whom to play with.
+          n_together: agents of a group.
+
+        Returns:
+          results [A, n_envs], the same however agents are grouped; undefined where not
+          asked for.
+        """
+        n_agents, n_episodes = which.shape[0], self.student.config.n_envs
+        keys = jax.random.split(key, n_agents)
+        # Those that are asked for come first; behind the last agent stands nobody.
+        order = jnp.argsort(~which, stable=True)
+        order = jnp.pad(order, (0, n_together), constant_values=n_agents)
+
+        def play(life, task, key):
+            return self.evaluate(life, task, key, n_episodes)
+
+        def group(i, results):
+            rows = jax.lax.dynamic_slice_in_dim(order, i * n_together, n_together)
+            players = take((lives, tasks, keys), jnp.minimum(rows, n_agents - 1))
+            found = jax.vmap(play)(*players)
+            return jax.tree.map(
+                lambda old, new: old.at[rows].set(new, mode="drop"), results, found
+            )
+
+        shape = (n_agents, n_episodes)
+        nothing = EvalResult(
+            returns=jnp.zeros(shape, jnp.float32),
+            success=jnp.zeros(shape, bool),
+            length=jnp.zeros(shape, jnp.int32),
+        )
+        n_groups = (jnp.sum(which) + n_together - 1) // n_together
+        return jax.lax.fori_loop(0, n_groups, group, nothing)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ from rlgen.algos.ued.buffer import NEW, LevelBatch, first_of_each
 from rlgen.algos.ued.curriculum import NEW_LEVELS, Draw, fresh_batch, mean_over
 from rlgen.env import select
 from rlgen.errors import UserError
-from rlgen.experiment import Metrics, all_finite
+from rlgen.experiment import EvalResult, Metrics, all_finite
 from rlgen.networks import ActorCritic
 from rlgen.rollout import RolloutState, Trajectory
 
@@ -46,7 +47,8 @@ class MetaGradientConfig:
     Attributes:
       n_inner: K, updates that are differentiated through.
       meta_lr: learning rate of Adam for the rule.
-      meta_grad_norm: meta-gradients are scaled down to this global norm.
+      meta_grad_norm: meta-gradients are scaled down to this global norm; 0 for never,
+        as in the published code, which ignores its flag of 0.5 where it has Adam.
       policy_entropy, prediction_entropy: weights of the entropies that a rule is to
         keep, of the policy and of the prediction.
       policy_target_cost, prediction_target_cost: weights of the squares of what a rule
@@ -60,7 +62,7 @@ class MetaGradientConfig:
 
     n_inner: int = 5
     meta_lr: float = 1e-4
-    meta_grad_norm: float = 1.0
+    meta_grad_norm: float = 0.0
     policy_entropy: float = 0.05
     prediction_entropy: float = 1e-3
     policy_target_cost: float = 5e-3
@@ -70,10 +72,10 @@ class MetaGradientConfig:
     part_size: int = 2
 
     def __post_init__(self):
-        if min(self.n_inner, self.critic_steps) < 1 or self.part_size < 0:
-            raise UserError(
-                "n_inner and critic_steps must be at least 1, part_size at least 0."
-            )
+        if min(self.n_inner, self.critic_steps) < 1:
+            raise UserError("n_inner and critic_steps must be at least 1.")
+        if min(self.part_size, self.meta_grad_norm) < 0:
+            raise UserError("part_size and meta_grad_norm must be at least 0.")
 
     @property
     def penalties(self) -> dict[str, float]:
@@ -208,15 +210,30 @@ class MetaGradient(MetaLearning[MetaGradientState]):
 
     @property
     def env_steps_per_update(self) -> int:
-        config = self.lifetime.student.config
-        rollouts = self.config.n_inner + 1
+        """In the mean over lifetimes; the metric lives_ended counts those that end.
+
+        Episodes of agents whose lives ended count by their time limit: all are played
+        until the longest has ended.
+        """
+        config, n_inner = self.lifetime.student.config, self.config.n_inner
+        steps = self.n_agents * (n_inner + 1) * config.n_envs * config.n_steps
+        episodes = self.ends_per_update * config.n_envs * self.env.max_episode_steps
         if self.antagonist is not None:
-            rollouts *= 2
-        return self.n_agents * rollouts * config.n_envs * config.n_steps
+            steps += self.n_agents * n_inner * config.n_envs * config.n_steps
+            episodes *= 2
+        return round(steps + episodes)
+
+    @functools.cached_property
+    def ends_per_update(self) -> float:
+        """Lives that end in a meta-step, in the mean over a long training."""
+        n_inner = self.config.n_inner
+        length = sum(p * -(-n // n_inner) for n, p in self.tasks.p_lifetime.items())
+        return self.n_agents / length
 
     @functools.cached_property
     def _meta_descent(self) -> optax.GradientTransformation:
-        return optimizers.make("adam", self.config.meta_grad_norm, 1e-8)
+        max_norm = self.config.meta_grad_norm or math.inf
+        return optimizers.make("adam", max_norm, 1e-8)
 
     def rule_params(self, states: MetaGradientState) -> PyTree:
         return states.rule
@@ -376,33 +393,37 @@ class MetaGradient(MetaLearning[MetaGradientState]):
         return state, {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
 
     def _live_on(self, lifetime: Lifetime, lives, tasks: Task, key: jax.Array) -> Life:
-        """K more updates of every agent, by a rule without parameters.
-
-        And one rollout more, as agents of the learned rule have: regret compares lives
-        of the same experience.
-        """
+        """K more updates of every agent, by a rule without parameters."""
 
         def one(life, task, key):
             def step(life, key):
                 return lifetime.advance(life, task, None, key)[0], None
 
-            *keys, key_fresh = jax.random.split(key, self.config.n_inner + 1)
-            life = jax.lax.scan(step, life, jnp.stack(keys))[0]
-            return lifetime.watch(life, task, None, key_fresh)[0]
+            keys = jax.random.split(key, self.config.n_inner)
+            return jax.lax.scan(step, life, keys)[0]
 
         keys = jax.random.split(key, self.n_agents)
         return jax.vmap(one)(lives, tasks, keys)
 
     def _turn(self, state, agents: Population, rivals, advantage, value, key):
-        """Ended lives are scored; new agents are born in their places."""
-        key_update, key_draw, key_born, key_critics, key_rivals, key_metrics = (
-            jax.random.split(key, 6)
+        """Ended lives are scored; new agents are born in their places.
+
+        What a life came to is what its last policy earns from a fresh start (as in
+        Jackson et al. 2023's code), not the last episodes of its training: older
+        policies began those, and none may have ended.
+        """
+        key_update, key_draw, key_born, key_critics, key_rivals, key_metrics, *plays = (
+            jax.random.split(key, 8)
         )
         batch = agents.batch
-        earned = jax.vmap(lambda r: r.mean)(agents.lives.returns)
         ended = agents.lives.learner.n_updates >= batch.levels.lifetime
+        played = self._played(self.lifetime, agents.lives, batch, ended, plays[0])
+        rival_returns = None
+        if self.antagonist is not None:
+            rival = self._played(self.antagonist, rivals, batch, ended, plays[1])
+            rival_returns = rival.returns.mean(axis=1)
         feedback = self._feedback(
-            state, agents, rivals, earned, ended, advantage, value
+            state, agents, played, rival_returns, ended, advantage, value
         )
         draw = Draw(batch=batch, role=jnp.int32(NEW_LEVELS), trains=jnp.bool_(True))
         curriculum, _ = self.curriculum.update(
@@ -419,16 +440,15 @@ class MetaGradient(MetaLearning[MetaGradientState]):
         tasks = new.batch.levels
         metrics = {
             "lives_ended": jnp.sum(ended),
-            "life_return": mean_over(earned, ended),
+            "life_return": mean_over(played.returns.mean(axis=1), ended),
             "life_score": mean_over(feedback.score, ended & (feedback.n_episodes > 0)),
             "life_replayed": mean_over(agents.role != NEW_LEVELS, ended),
         }
         features = jax.vmap(self.tasks.features)(batch.levels)
         metrics |= {f"task_{k}": jnp.nanmean(v) for k, v in features.items()}
         metrics |= self.curriculum.metrics(curriculum, key_metrics)
-        if self.antagonist is not None:
-            rival = jax.vmap(lambda r: r.mean)(rivals.returns)
-            metrics["life_antagonist_return"] = mean_over(rival, ended)
+        if self.antagonist is not None and rival_returns is not None:
+            metrics["life_antagonist_return"] = mean_over(rival_returns, ended)
             rivals = replace(rivals, self._born(self.antagonist, key_rivals, tasks))
         agents = Population(
             lives=replace(agents.lives, self._born(self.lifetime, key_born, tasks)),
@@ -438,17 +458,31 @@ class MetaGradient(MetaLearning[MetaGradientState]):
         )
         return curriculum, agents, rivals, metrics
 
-    def _feedback(self, state, agents, rivals, earned, ended, advantage, value):
-        """What ended lives tell of their tasks; the others tell nothing yet."""
+    def _played(self, lifetime: Lifetime, lives, batch, ended, key) -> EvalResult:
+        """Fresh episodes of agents whose lives ended, one in every environment.
+
+        Groups are as large as the number of lives that end in a meta-step: so one or
+        two are played, where all agents would be a multiple of the training's steps
+        (512 agents that live 250 updates: 10 end, whose episodes of up to 750 steps
+        are an eighth of the training's steps; those of all would be six times them).
+        """
+        size = min(self.n_agents, math.ceil(self.ends_per_update))
+        return lifetime.evaluate_some(lives, batch.levels, key, ended, size)
+
+    def _feedback(self, state, agents, played, rival, ended, advantage, value):
+        """What ended lives tell of their tasks; the others tell nothing yet.
+
+        Args:
+          played: of agents whose lives ended, results [A, n_envs].
+          rival: float32[A], what their antagonists earned, or None.
+        """
         batch = agents.batch
-        optimal = rival = None
+        optimal = None
         if "true_regret" in self.curriculum.scores:
             optimal = jax.vmap(self.env.optimal_return)(batch.levels.level)
-        if rivals is not None:
-            rival = jax.vmap(lambda r: r.mean)(rivals.returns)
         axes = (1, 2)
-        returns = agents.lives.returns
-        n_agents, n_envs = returns.last.shape
+        earned = played.returns.mean(axis=1)
+        n_agents, n_envs = played.returns.shape
         lives = scores.Episodes(
             l1=jnp.mean(jnp.abs(advantage), axes),
             positive=jnp.mean(jnp.maximum(advantage, 0.0), axes),
@@ -456,7 +490,7 @@ class MetaGradient(MetaLearning[MetaGradientState]):
             value=jnp.mean(value, axes),
             mean_return=earned,
             n_played=jnp.full(n_agents, n_envs, jnp.int32),
-            n_success=jax.vmap(lambda r: r.n_success)(returns),
+            n_success=jnp.sum(played.success, axis=1, dtype=jnp.int32),
             max_return=self.curriculum.best_returns(state.curriculum, batch),
             optimal_return=optimal,
             antagonist_return=rival,

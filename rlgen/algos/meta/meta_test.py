@@ -40,6 +40,8 @@ class Agents:
       ppo: settings that all share.
       passes: those of rules that pass over a rollout several times (PPO, DPO, LPO).
       lpg: those of LPG's agents.
+      lpg_as_learned: names of settings that LPG's agents have as those that their rule
+        was learned on, if its file tells.
       lrs: learning rates to choose from; `lpg_lrs` as many for LPG's agents.
     """
 
@@ -48,10 +50,14 @@ class Agents:
     lpg: dict[str, Any]
     lrs: tuple[float, ...]
     lpg_lrs: tuple[float, ...]
+    lpg_as_learned: tuple[str, ...] = ()
 
     def config(self, rule: NamedRule) -> PPOConfig:
         """Settings of agents that learn by a rule."""
-        kind = self.lpg if rule.is_lpg else self.passes
+        kind = self.passes
+        if rule.is_lpg:
+            told = rule.learned_on
+            kind = self.lpg | {n: told[n] for n in self.lpg_as_learned if n in told}
         # What a rule needs stands above what its kind is given.
         return dataclasses.replace(self.ppo, **kind | dict(rule.settings))
 

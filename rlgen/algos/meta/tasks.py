@@ -7,6 +7,7 @@ curriculum chooses levels for students chooses tasks for update rules.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from typing import Any
 
@@ -60,6 +61,14 @@ class Tasks(LevelSpace[Task]):
         return jnp.clip(
             drawn.astype(jnp.int32), self.min_lifetime, self.max_lifetime
         ).astype(jnp.int32)
+
+    @functools.cached_property
+    def p_lifetime(self) -> dict[int, float]:
+        """Lifetimes that are drawn, and how likely each is."""
+        low, high = self.min_lifetime, self.max_lifetime
+        logs = np.log(np.arange(low, high + 2))
+        shares = np.diff(logs) / (logs[-1] - logs[0])
+        return dict(zip(range(low, high + 1), shares.tolist(), strict=True))
 
     def sample(self, key: jax.Array) -> Task:
         key_level, key_lifetime = jax.random.split(key)

@@ -24,7 +24,7 @@ def build(**settings) -> Evolution:
 
 def test_the_mean_climbs_a_quadratic():
     """Published ports went the other way: to -1.9 for an optimum at 1."""
-    config = EvolutionConfig(sigma=0.1, es_lr=0.05)
+    config = EvolutionConfig(sigma=0.1, es_lr=0.05, es_b1=0.9)
     mean = {"x": jnp.zeros(3)}
     opt_state = config.optimizer.init(mean)
 
@@ -44,6 +44,25 @@ def test_the_mean_climbs_a_quadratic():
     for i in range(60):
         mean, opt_state = generation(mean, opt_state, jax.random.key(i))
     np.testing.assert_allclose(mean["x"], 1.0, atol=0.15)
+
+
+def test_steps_and_perturbations_shrink_as_those_of_evosax():
+    """OpenES of evosax 0.1.4 in NumPy: Adam with 0.99 and 0.999, rates with floors."""
+    config = EvolutionConfig(
+        sigma=0.04, sigma_decay=0.9, sigma_end=0.03, es_lr_decay=0.5, es_lr_end=4e-3
+    )
+    found = [float(config.sigma_at(jnp.int32(t))) for t in range(4)]
+    np.testing.assert_allclose(found, [0.04, 0.036, 0.0324, 0.03], rtol=1e-6)
+    rng, mean, m, v = np.random.default_rng(0), np.zeros(3), 0.0, 0.0
+    params, state = jnp.zeros(3), config.optimizer.init(jnp.zeros(3))
+    for t, lr in enumerate((1e-2, 5e-3, 4e-3, 4e-3), 1):
+        g = rng.standard_normal(3)
+        m, v = 0.01 * g + 0.99 * m, 0.001 * g**2 + 0.999 * v
+        m_hat, v_hat = m / (1 - 0.99**t), v / (1 - 0.999**t)
+        mean = mean - lr * m_hat / (np.sqrt(v_hat) + 1e-8)
+        updates, state = config.optimizer.update(jnp.asarray(g), state)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(params, mean, rtol=1e-4)
 
 
 def test_ties_and_nan_say_nothing():
@@ -116,3 +135,5 @@ def test_a_population_that_is_odd_is_refused():
         build(n_agents=5)
     with pytest.raises(UserError, match="must be above 0"):
         build(sigma=0.0)
+    with pytest.raises(UserError, match="0 <= es_b1 < 1"):
+        build(es_b1=1.0)

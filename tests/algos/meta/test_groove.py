@@ -96,21 +96,33 @@ def test_the_score_is_what_the_antagonist_earns_more():
     assert experiment.antagonist.student.rule.n_values == 1
 
 
-def test_both_play_equally_many_steps():
-    """Where no episode ended yet, the clock tells how many."""
-    experiment = build(min_steps=80, max_steps=90, min_lifetime=40, max_lifetime=40)
+def test_lives_are_worth_what_their_last_policies_earn_from_a_fresh_start():
+    """Lives of one update, in which no episode ends: a running total would be less.
+
+    A rule of zeros and a rate of zero change nothing, so both policies are uniform.
+    """
+    episodes = {"n_envs": 256, "n_steps": 2, "min_steps": 6, "max_steps": 6}
+    lives = {"n_inner": 1, "min_lifetime": 1, "max_lifetime": 1}
+    experiment = build(**episodes, **lives, antagonist_lr=0.0)
     state = jax.jit(experiment.init)(jax.random.key(0))
-    update = jax.jit(experiment.update)
-    for i in range(1, 4):
-        state, _ = update(state)
-        lives = state.agents.lives, state.antagonists
-        first = [np.asarray(x.returns.n_ended) == 0 for x in lives]
-        mine, theirs = (np.asarray(x.rollout.env_state.time) for x in lives)
-        both = first[0] & first[1] & (mine > 0)
-        assert both.any()
-        np.testing.assert_array_equal(mine[both], theirs[both])
-        # Two updates of five steps each, and a rollout to see what came of them.
-        assert mine[both].max() == i * 15
+    tasks = state.agents.batch.levels
+    state = state.replace(rule=jax.tree.map(np.zeros_like, state.rule))
+    _, metrics = jax.jit(experiment.update)(state)
+    assert float(metrics["lives_ended"]) == 8
+
+    @jax.jit
+    @jax.vmap
+    def newborn(key, task):
+        life = experiment.lifetime.begin(key, task)
+        return experiment.lifetime.evaluate(life, task, key, 4000).returns
+
+    earned = np.asarray(newborn(jax.random.split(jax.random.key(1), 8), tasks))
+    error = np.sqrt(earned.var(axis=1).sum() / 256) / 8
+    for name in ("life_return", "life_antagonist_return"):
+        assert abs(float(metrics[name]) - earned.mean()) < 4.5 * error, name
+    assert abs(earned.mean()) > 4 * 4.5 * error
+    regret = metrics["life_antagonist_return"] - metrics["life_return"]
+    assert float(metrics["life_score"]) == pytest.approx(float(regret), abs=1e-6)
 
 
 def test_tasks_are_replayed_from_the_buffer():
@@ -158,10 +170,23 @@ def test_regret_to_the_oracle_is_what_the_best_policy_earns_more():
     assert metrics["life_score"] == pytest.approx(float(regret), abs=1e-5)
 
 
-def test_algorithmic_regret_doubles_the_steps():
-    plain = build(score="l1").env_steps_per_update
-    assert plain == 8 * (2 + 1) * 4 * 5
-    assert build().env_steps_per_update == 2 * plain
+def test_steps_of_antagonists_and_of_episodes_at_the_end_of_lives_are_counted():
+    """Of 8 agents that live 4 updates, 2 a meta-step, 4 end; episodes of 6 steps."""
+    rollouts, episodes = 8 * 4 * 5, 4 * 4 * 6
+    plain, groove = build(score="l1"), build()
+    assert plain.env_steps_per_update == 3 * rollouts + episodes
+    assert groove.env_steps_per_update == (3 + 2) * rollouts + 2 * episodes
+    _, rows = history()
+    assert np.mean([row[2]["lives_ended"] for row in rows[2:]]) == 4
+
+
+def test_how_many_lives_end_in_a_meta_step():
+    """By playing them through; lives of 2, 3 and 3 meta-steps."""
+    experiment = build(max_lifetime=6, score="l1")
+    rng, n = np.random.default_rng(0), 20_000
+    lifetimes = np.exp(rng.uniform(np.log(4), np.log(7), n)).astype(int)
+    expected = 8 * n / np.sum(np.ceil(lifetimes / 2))
+    assert experiment.ends_per_update == pytest.approx(expected, rel=0.01)
 
 
 def test_a_score_that_needs_an_oracle_needs_an_environment_with_one():

@@ -130,6 +130,8 @@ def by_hand(experiment, rule, life, critic, task, key):
                 agent.lr,
                 agent.value_coef,
                 agent.max_grad_norm,
+                separate=agent.separate_clip,
+                ratio=agent.value_lr_ratio,
             )
             sums, n_alive = sums + terms, n_alive + 1
         centred = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
@@ -160,7 +162,9 @@ def agent_of(experiment, lifetime, age=0):
         ({}, 9, 0),
         ({"time_aware": True}, 9, 3),
         ({"n_inner": 3}, 9, 7),  # the last update is after the end
-        ({"max_grad_norm": 0.02}, 9, 0),  # clipped
+        # Clipped, as one and as two.
+        ({"max_grad_norm": 0.02, "separate_clip": False}, 9, 0),
+        ({"max_grad_norm": 0.02, "value_lr_ratio": 0.3}, 9, 0),
     ],
 )
 def test_the_meta_gradient_agrees_with_finite_differences(settings, lifetime, age):
@@ -274,6 +278,30 @@ def test_lives_begin_at_different_ages_and_are_followed_by_new_ones():
         assert np.all(np.asarray(after.batch.levels.lifetime)[ended] == 4)
 
 
+@pytest.mark.parametrize("n_together", [1, 2, 5])
+def test_whose_lives_ended_plays_fresh_episodes_in_groups(n_together):
+    """Who always goes on is paid three times in seven steps, who stays never."""
+    lifetime = two_states().lifetime
+    rewards = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    tasks = Task(rewards, jnp.full(5, 4))
+    lives = jax.vmap(lifetime.begin)(jax.random.split(jax.random.key(0), 5), tasks)
+    goes = jnp.array([1.0, -1.0, 1.0, 1.0, 1.0])
+    table = 50.0 * goes[:, None, None] * jnp.array([-1.0, 1.0, 0.0, 0.0, 0.0])
+    params = {"table": jnp.broadcast_to(table, (5, 2, 5))}
+    lives = lives.replace(learner=lives.learner.replace(params=params))
+    which = jnp.array([False, True, True, False, True])
+    play = jax.jit(lifetime.evaluate_some, static_argnums=4)
+    found = play(lives, tasks, jax.random.key(1), which, n_together)
+    assert found.returns.shape == (5, 4)
+    np.testing.assert_array_equal(found.returns[which].T, [[0.0, 9.0, 15.0]] * 4)
+    assert np.all(np.asarray(found.length[which]) == 7)
+    # One agent fills the last group of two, and two that of five.
+    n_played = np.sum(np.asarray(found.length)[:, 0] > 0)
+    assert n_played == min(5, n_together * -(-3 // n_together))
+    nobody = play(lives, tasks, jax.random.key(1), which & False, n_together)
+    assert np.all(np.asarray(nobody.length) == 0)
+
+
 def test_meta_losses_are_logged_by_age():
     experiment = build(n_agents=8, min_lifetime=8, max_lifetime=8)
     _, metrics = jax.jit(experiment.update)(jax.jit(experiment.init)(jax.random.key(0)))
@@ -290,6 +318,7 @@ def test_meta_losses_are_logged_by_age():
         ({"torso": "mlp", "core": "gru"}, "choose core=none"),
         ({"observation": "picture"}, "needs observations that are integers"),
         ({"n_inner": 0}, "must be at least 1"),
+        ({"meta_grad_norm": -1.0}, "must be at least 0"),
         ({"optimizer": "adma"}, "choose adam, sgd"),
     ],
 )

@@ -163,6 +163,24 @@ def test_shares_are_of_means_over_the_same_levels():
     assert np.isnan(mine["of_ppo"])
 
 
+def test_tables_learn_by_lpg_with_the_optimizer_that_the_rule_was_learned_with():
+    """Rules that ship were learned with one for policy and prediction, as ever."""
+    test = {"lpg": {"separate_clip": False, "value_lr_ratio": 1.0}}
+    test["ta-lpg"] = test["lpg"]
+    for name, settings in test.items():
+        rule = rule_library.find(name)
+        agent = dataclasses.asdict(meta_suite.TABLES.config(rule))
+        assert agent == agent | settings
+        assert rule.learned_on["lr"] == 40.0
+    two = {"separate_clip": True, "value_lr_ratio": 0.1, "n_envs": 99}
+    rule = dataclasses.replace(lpg_rule(), learned_on=two)
+    agent = meta_suite.TABLES.config(rule)
+    assert (agent.separate_clip, agent.value_lr_ratio, agent.n_envs) == (True, 0.1, 16)
+    # Networks share what comes before their heads, and have an optimizer of their own.
+    assert not meta_suite.NETWORKS.config(rule).separate_clip
+    assert not meta_suite.TABLES.config(A2C).separate_clip
+
+
 def test_kinds_of_levels_have_rows_of_their_own():
     rows = episodes("classic", "a2c", [[1.0, 3.0]], [4.0, 4.0])
     rows["level"] = ["dense/0", "long/0"]
