@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import errno
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,8 +36,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"rlgen: {error}", file=sys.stderr)
         return error.code
+    except KeyboardInterrupt:  # where no loop looks for signals: nothing to save
+        print("rlgen: stopped by SIGINT.", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output (less, head) has gone
         return 0
+    except OSError as error:
+        if error.filename is None or error.errno not in _OF_A_PLACE:
+            raise
+        reason = f"{error.filename} cannot be used ({error.strerror})"
+        print(f"rlgen: {reason}: name another place.", file=sys.stderr)
+        return UserError.code
+
+
+# What is wrong with a place that somebody named, not with us.
+_OF_A_PLACE = {
+    errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
+    errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+}  # fmt: skip
 
 
 def _usage() -> str:
@@ -81,11 +99,6 @@ def train_config(args: Sequence[str]) -> Any:
     # As a flag too, so that a sweep can go through algorithms like any setting.
     named = [] if args[0].startswith("-") else ["--algorithm", args[0]]
     known, flags = _choices().parse_known_args([*args[len(named) // 2 :], *named])
-    algorithm = known.algorithm
-    if not algorithm:
-        known_ones = ", ".join(registry.names(registry.ALGORITHMS))
-        raise UserError(f"Name what to train: {known_ones}.")
-
     from rlgen import config as configs
     from rlgen import training
 
@@ -93,7 +106,7 @@ def train_config(args: Sequence[str]) -> Any:
 
     def base(implying: dict[str, Any]) -> Any:
         return training.make_config(
-            algorithm,
+            known.algorithm,
             known.env,
             known.preset,
             file_settings,
@@ -107,7 +120,8 @@ def train_config(args: Sequence[str]) -> Any:
             for field in dataclasses.fields(config)
             if dataclasses.is_dataclass(getattr(config, field.name))
         }
-        parsed = configs.parse_flags(groups, flags, f"rlgen train {algorithm}")
+        prog = f"rlgen train {config.algorithm}"
+        parsed = configs.parse_flags(groups, flags, prog)
         return dataclasses.replace(config, **parsed)
 
     # A dataset implies the environment, whose flags must be known to read the others.
@@ -142,7 +156,7 @@ class EvalOptions:
 
     Attributes:
       episodes: episodes per held-out level.
-      levels: level files (.npz) to play too, or instead with --only-files.
+      levels: level files (.npz) to play too.
       named: play the named levels of every size.
       robustness: number of solvable random levels for the mean and CVaR; 0 for none.
       seed: seed of the evaluation.
@@ -160,7 +174,10 @@ def _eval(args: Sequence[str]) -> int:
     import tyro
 
     if not args or args[0] in ("-h", "--help"):
-        print("usage: rlgen eval RUN|RULE ...   (RULE: a name, file or run of a rule)")
+        print(
+            "usage: rlgen eval RUN|RULE ...   (RULE: a name, file or run of a rule)\n\n"
+            "`rlgen eval RUN|RULE --help` tells more."
+        )
         return 0 if args else 2
     from rlgen import meta_suite, reports, runner, training
     from rlgen.algos import rule_library
@@ -359,11 +376,14 @@ def _ls(args: Sequence[str]) -> int:
     if runs:
         print("runs:")
     for path in runs:
-        run = RunStore(path.parent).read_run()
-        print(
-            f"  {path.parent}  {run.get('status', '?')}  "
-            f"{run.get('env_steps', 0):,} steps  {run.get('wall_s', 0):,.0f} s"
-        )
+        try:
+            run = RunStore(path.parent).read_run()
+            print(
+                f"  {path.parent}  {run.get('status', '?')}  "
+                f"{run.get('env_steps', 0):,} steps  {run.get('wall_s', 0):,.0f} s"
+            )
+        except (UserError, ValueError, TypeError) as error:
+            print(f"  {path.parent}  damaged: {error}")
     return 0
 
 

@@ -7,11 +7,14 @@ line, a key in YAML, a key in a preset. Imports no jax.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+import typing
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +24,47 @@ from rlgen.errors import UserError
 
 ConfigT = TypeVar("ConfigT")
 
+# A number with an exponent: YAML 1.1 wants a point before it and a sign after it, and
+# reads 1e-5 as text. YAML 1.2 does not, nor do people.
+_EXPONENT = re.compile(r"[-+]?(\d+|\d*\.\d+|\d+\.)[eE][-+]?\d+$")
+# 1:30 is 90 in YAML 1.1 and 010 is 8; a flag takes the one as text, the other as 10.
+_AMBIGUOUS = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-9_.]+)+)$")
+
+
 # libyaml's, ten times as fast, where PyYAML was built with it.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """YAML in which a number is what a flag takes for one, and a key stands once."""
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
+        if isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in node.value]
+            for name in names:
+                if names.count(name) > 1:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"{name} stands there twice"
+                    )
+        return super().construct_mapping(node, deep)
+
+    def number(self, node: yaml.ScalarNode) -> int | float:
+        if _AMBIGUOUS.match(node.value):
+            raise yaml.constructor.ConstructorError(
+                problem=f"{node.value} is another number to YAML than to people"
+            )
+        if node.tag.endswith("int"):
+            return self.construct_yaml_int(node)
+        return self.construct_yaml_float(node)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads: text that looks like a number in quotes."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.number)
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(
+        "tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789")
+    )
 
 #: `field(metadata=NOT_HASHED)` marks what does not change a run's results.
 NOT_HASHED = {"hash": False}
@@ -59,13 +101,18 @@ def override(config: ConfigT, values: Mapping[str, Any], source: str) -> ConfigT
     Raises:
       UserError: an unknown name (with a suggestion) or a value of another type.
     """
-    known = flatten(config)
-    for name in values:
+    _refuse_unknown(values, flatten(config), source)
+    return _replace(config, values, source)
+
+
+def _refuse_unknown(
+    names: Iterable[str], known: Mapping[str, Any], source: str
+) -> None:
+    for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else "see --help for all of them."
             raise UserError(f"Unknown setting {name} in {source}: {hint}")
-    return _replace(config, values, source)
 
 
 def _replace(config: Any, values: Mapping[str, Any], source: str) -> Any:
@@ -87,22 +134,28 @@ def _checked(field: dataclasses.Field, old: Any, new: Any, source: str) -> Any:
     """Lets integers stand for floats; refuses any other change of type."""
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
         return float(new)
-    if isinstance(old, float) and isinstance(new, str):
-        # YAML reads 1e-4 as text (it wants 1.0e-4); people write it all the time.
-        try:
-            return float(new)
-        except ValueError:
-            pass
+    if new is None:
+        empty = " '' for none" if isinstance(old, str) else " a value"
+        raise UserError(
+            f"Setting {field.name} in {source} is null: write{empty}, or leave it out."
+        )
     # Settings of several types (a number or a word) pass: the dataclass checks them.
     is_union = "|" in str(field.type)
     wrong = type(new) is not type(old) and type(old) in (bool, int, float, str)
     if wrong and not is_union:
+        # YAML reads off, no, 2026 and 2026-11-29 as other things than text.
+        quotes = " (in a file: in quotes)" if isinstance(old, str) else ""
         raise UserError(
             f"Setting {field.name} in {source} is {new!r}, but must be of type "
-            f"{type(old).__name__}."
+            f"{type(old).__name__}{quotes}."
         )
     if isinstance(old, tuple):
-        return tuple(new) if isinstance(new, list | tuple) else (new,)
+        new = tuple(new) if isinstance(new, list | tuple) else (new,)
+        if "str" in str(field.type) and not all(isinstance(each, str) for each in new):
+            raise UserError(
+                f"Setting {field.name} in {source} is {list(new)}, but must be a list "
+                "of texts."
+            )
     return new
 
 
@@ -121,7 +174,7 @@ def to_yaml(config: Any) -> str:
     flat = {
         k: list(v) if isinstance(v, tuple) else v for k, v in flatten(config).items()
     }
-    return yaml.safe_dump(flat, sort_keys=False)
+    return yaml.dump(flat, Dumper=_Dumper, sort_keys=False)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -131,15 +184,19 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
       UserError: no such file, or not a mapping of settings.
     """
     try:
-        values = yaml.load(Path(path).read_text(), Loader=_LOADER)
+        values = yaml.load(Path(path).read_bytes(), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(f"There is no settings file {path}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = str(error).splitlines()[0]
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): name a file of settings."
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:
+        line = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(f"{path} is not valid YAML ({line}): mend it.") from None
     if values is None:
         return {}
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(k, str) for k in values):
         raise UserError(f"{path} must hold `setting: value` lines.")
     return values
 
@@ -168,7 +225,7 @@ class RunConfig:
       log_every: updates per compiled chunk and per row of metrics.
       checkpoint_every_s: seconds between checkpoints.
       keep_policies: keep the policy at every evaluation, for `rlgen collect` and
-        `rlgen select`.
+        `rlgen select`; or what is learned instead, a rule or a model of levels.
       out: folder of all runs.
       run_dir: directory of this run; empty for one named by the settings' hash.
       wandb: "off", "offline" or "online".
@@ -235,6 +292,8 @@ def parse_flags(
 
     Args:
       groups: settings (dataclasses) by a name that nobody sees.
+      flags: `--name value...` or `--name=value`; a list also as Python writes it, which
+        is how the agent of wandb passes one.
       prog: what the help calls the command.
     """
     import tyro
@@ -242,11 +301,77 @@ def parse_flags(
     holder = dataclasses.make_dataclass(
         "Settings", [(name, type(value)) for name, value in groups.items()], frozen=True
     )
+    lists = {
+        name
+        for group in groups.values()
+        for name, value in flatten(group).items()
+        if isinstance(value, tuple)
+    }
+    words = []
+    for flag in flags:
+        name, equals, value = flag.removeprefix("--").partition("=")
+        is_list = name.replace("-", "_") in lists and value.startswith("[")
+        if flag.startswith("--") and equals and is_list:
+            words += [f"--{name}", *_items(value)]
+        else:
+            words.append(flag)
     parsed = tyro.cli(
         holder,
         prog=prog,
         default=holder(**groups),
-        args=list(flags),
+        args=words,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
     )
     return {name: getattr(parsed, name) for name in groups}
+
+
+def _items(text: str) -> list[str]:
+    """The elements of a list as Python writes it; the text alone if it is none."""
+    try:
+        return [str(each) for each in ast.literal_eval(text)]
+    except (ValueError, SyntaxError):
+        return [text]
+
+
+def read_flags(
+    config: Any, flags: Mapping[str, Sequence[str]], prog: str
+) -> dict[str, Any]:
+    """The values of some flags, as `parse_flags` reads them.
+
+    Each is read alone: whether they go together is seen once all settings are known.
+
+    Args:
+      config: settings, for names and types.
+      flags: the words of each flag, by its setting's name.
+
+    Raises:
+      UserError: an unknown name (with a suggestion), or a flag without a value. Words
+        that are no value of their type end the program.
+    """
+    known = flatten(config)
+    _refuse_unknown(flags, known, "the flags")
+    kept = [(name, *_leaf(config, name)) for name in flags]
+    words = []
+    for name, _, value in kept:
+        given = flags[name]
+        if not given and not isinstance(value, tuple):
+            raise UserError(f"--{name.replace('_', '-')} needs a value.")
+        one = len(given) == 1
+        words += [f"--{name}={given[0]}"] if one else [f"--{name}", *given]
+    leaves = dataclasses.make_dataclass(
+        "Flags", [(name, hint) for name, hint, _ in kept], frozen=True
+    )
+    group = leaves(**{name: known[name] for name in flags})
+    return vars(parse_flags({"flags": group}, words, prog)["flags"])
+
+
+def _leaf(config: Any, name: str) -> tuple[Any, Any]:
+    """The declared type and the value of a leaf."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            if name in flatten(value):
+                return _leaf(value, name)
+        elif field.name == name:
+            return typing.get_type_hints(type(config))[name], value
+    raise KeyError(name)

@@ -50,6 +50,9 @@ class Experiment(abc.ABC, Generic[StateT]):
     #: Held-out levels by name; they are only ever evaluated on.
     eval_sets: dict[str, LevelSet]
 
+    #: Whether a policy is what it learns; else `export` writes what is.
+    has_policy: bool = True
+
     #: Evaluations take the likeliest action instead of a sample.
     greedy: bool = False
 

@@ -25,8 +25,9 @@ from rlgen.checkpoints import Checkpoints
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import EvalResult, Experiment
+from rlgen.files import unwritable
 from rlgen.programs import Plan, Program, Tally
-from rlgen.store import Row, RunStore, Sink, unwritable
+from rlgen.store import Row, RunStore, Sink
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +41,46 @@ class Preempted(Exception):
     def __init__(self, signum: int):
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum = signum
+
+
+@contextlib.contextmanager
+def preemptible() -> Iterator[None]:
+    """SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C end the block at once, as `Preempted`.
+
+    For what a loop of its own does not look for, and can be begun again. A second
+    signal does what it did before.
+
+    Raises:
+      Preempted: a signal came.
+    """
+
+    def leave(signum: int) -> None:
+        raise Preempted(signum)
+
+    with _handling(leave):
+        yield
+
+
+@contextlib.contextmanager
+def _handling(handle: Callable[[int], None]) -> Iterator[None]:
+    """Calls a function for the first of the signals that ask a run to stop."""
+    old = {}
+
+    def first(signum, frame):
+        del frame
+        signal.signal(signum, old[signum])
+        handle(signum)
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        try:
+            old[signum] = signal.signal(signum, first)
+        except ValueError:  # not the main thread: its owner handles signals
+            break
+    try:
+        yield
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
 
 
 class NonFinite(UserError):
@@ -72,23 +113,8 @@ def catch_signals() -> Iterator[Callable[[], int | None]]:
     A second signal is not caught: whoever sends it wants out at once.
     """
     received: list[int] = []
-    old = {}
-
-    def handle(signum, frame):
-        del frame
-        received.append(signum)
-        signal.signal(signum, old[signum])
-
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        try:
-            old[signum] = signal.signal(signum, handle)
-        except ValueError:  # not the main thread: its owner handles signals
-            break
-    try:
+    with _handling(received.append):
         yield lambda: received[0] if received else None
-    finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
 
 
 def use_compile_cache(folder: str | None = None) -> None:
@@ -143,7 +169,7 @@ def run(
         raise unwritable(store.path, error) from error
     finally:
         checkpoints.close()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UserError):
             if status != "done":  # `finish` marks a run as done
                 store.update_run(status=status)
 
@@ -197,7 +223,9 @@ class _Loop:
 
     def _begin(self) -> tuple[int, PyTree]:
         restored = self.checkpoints.restore(
-            self.program.plan.state_shape, self.program.plan.of_seeds
+            self.program.plan.state_shape,
+            self.program.plan.of_seeds,
+            set_aside=True,
         )
         if restored is None:
             update, states = 0, self.program.initialise()
@@ -316,8 +344,14 @@ class _Loop:
         """Before any later checkpoint: a run that goes on from one lacks none."""
         if not self.config.keep_policies:
             return
-        policies = self.program.experiment.policy_params(states)
-        policies = self.program.gathered(policies)
+        experiment = self.program.experiment
+        if not experiment.has_policy:
+            states = self.program.gathered(states)
+            if self.store.writes:
+                path = policy_file(self.store.path, update)
+                experiment.export(states, path.with_suffix(""))
+            return
+        policies = self.program.gathered(experiment.policy_params(states))
         if self.store.writes:
             trees.save(
                 policy_file(self.store.path, update),

@@ -118,6 +118,26 @@ def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return table.astype(dict.fromkeys(texts, "category"))
 
 
+def settings(path: Path) -> dict[str, Any]:
+    """All settings of a run, by flat name, as its directory has them.
+
+    Raises:
+      UserError: no run directory, or none with settings.
+    """
+    if not path.exists():
+        raise UserError(f"There is no run {path}: name a run directory.")
+    file = path / "config.yaml"
+    if not file.exists():
+        raise UserError(f"{path} is not a run directory: it has no config.yaml.")
+    found = configs.read_yaml(file)
+    if not found:
+        raise UserError(f"{file} is empty: train the run again.")
+    missing = sorted({"algorithm", "seeds"} - set(found))
+    if missing:
+        raise UserError(f"{path} is of another version: it has no {missing[0]}.")
+    return found
+
+
 def read(path: str | Path) -> Run:
     """A finished run.
 
@@ -125,16 +145,9 @@ def read(path: str | Path) -> Run:
       UserError: no run, not a whole one, or one of another version.
     """
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"There is no run {path}: name a run directory.")
-    if not (path / "config.yaml").exists():
-        raise UserError(f"{path} is not a run directory: it has no config.yaml.")
+    said = settings(path)
     store = RunStore(path)
-    try:
-        facts = store.read_run()
-        settings = configs.read_yaml(path / "config.yaml")
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}): train it again.") from None
+    facts = store.read_run()
     version = facts.get("format", FORMAT)
     if version != FORMAT:
         raise UserError(
@@ -146,10 +159,7 @@ def read(path: str | Path) -> Run:
             f"{path} is not finished ({facts.get('status', 'no status')}, update "
             f"{facts.get('update', 0)}): run the same command again."
         )
-    missing = sorted({"algorithm", "seeds"} - set(settings))
-    if missing:
-        raise UserError(f"{path} is of another version: it has no {missing[0]}.")
-    return Run(store, settings, facts)
+    return Run(store, said, facts)
 
 
 def check_tables(run: Run) -> None:

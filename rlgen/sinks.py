@@ -279,7 +279,9 @@ def open_wandb(
     try:
         import wandb
 
-        mode = config.wandb
+        mode = _mode(config)
+        if mode == "disabled":
+            return None
         if mode == "online" and not wandb.login(timeout=_LOGIN_TIMEOUT_S):
             # Nobody gave a key in time, or chose to do without: `init` would ask again.
             mode = "offline"
@@ -331,6 +333,33 @@ def tell_agent(config: RunConfig, store: RunStore, settings: Mapping[str, Any]) 
         sink.complete(store)
 
 
+# From what keeps all to itself to what tells all; and wandb's other names of them.
+_MODES = ("disabled", "offline", "online")
+_ALIASES = {"dryrun": "offline", "run": "online", "shared": "online", "": "online"}
+
+
+def _mode(config: RunConfig) -> str:
+    """The mode of wandb: --wandb, or less where wandb's own variables say less."""
+    said = os.environ.get("WANDB_MODE", "").lower()
+    variable = f"WANDB_MODE={said}"
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
+        said, variable = "disabled", "WANDB_DISABLED"
+    said = _ALIASES.get(said, said)
+    if said not in _MODES:
+        warnings.warn(
+            f"{variable} is no mode of wandb ({', '.join(_MODES)}): nothing is sent.",
+            stacklevel=3,
+        )
+        said = "offline"
+    mode = min(config.wandb, said, key=_MODES.index)
+    if mode != config.wandb:
+        warnings.warn(
+            f"{variable} stands above --wandb {config.wandb}: wandb is {mode}.",
+            stacklevel=3,
+        )
+    return mode
+
+
 def _runs_to_open(
     config: RunConfig, store: RunStore
 ) -> dict[int | None, dict[str, Any]]:
@@ -340,7 +369,8 @@ def _runs_to_open(
     if not os.environ.get("WANDB_FINISH_TIMEOUT"):
         options["settings"] = {"finish_timeout": _FINISH_TIMEOUT_S}
     in_sweep = bool(os.environ.get("WANDB_SWEEP_ID"))
-    if not in_sweep:
+    is_default = config.wandb_project == RunConfig.wandb_project
+    if not in_sweep and not (is_default and os.environ.get("WANDB_PROJECT")):
         options["project"] = config.wandb_project
     if in_sweep or os.environ.get("WANDB_RUN_ID"):
         if config.wandb_per_seed:

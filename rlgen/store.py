@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rlgen import config as configs
 from rlgen.errors import UserError
-from rlgen.files import Lock, write_atomically
+from rlgen.files import Lock, unwritable, write_atomically
 
 if TYPE_CHECKING:
     # 70 MiB that compilation can use: imported where tables are made.
@@ -100,7 +100,8 @@ class RunStore:
           writes: see the class.
 
         Raises:
-          UserError: the directory cannot be written, or belongs to other settings.
+          UserError: the directory cannot be written, belongs to other settings, or
+            has lost its own.
         """
         digest = configs.config_hash(config)
         path = cls.path_of(out, name, config, run_dir)
@@ -115,6 +116,11 @@ class RunStore:
                 raise UserError(
                     f"Run directory {path} belongs to other settings (hash {stored}, "
                     f"not {digest}): choose another --run-dir or remove it."
+                )
+            if stored and not (path / "config.yaml").exists():
+                raise UserError(
+                    f"{path} has lost its config.yaml: put it back, or remove {path} "
+                    "and train it again."
                 )
             if stored is None:
                 store.write_text("config.yaml", configs.to_yaml(config))
@@ -180,11 +186,24 @@ class RunStore:
             file.write(text)
 
     def read_run(self) -> dict[str, Any]:
-        """What run.json holds; empty before the first write."""
+        """What run.json holds; empty before the first write.
+
+        Raises:
+          UserError: it is damaged.
+        """
+        file = self.path / "run.json"
         try:
-            return json.loads((self.path / "run.json").read_text())
+            found = json.loads(file.read_bytes())
         except FileNotFoundError:
             return {}
+        except (ValueError, OSError) as error:
+            found = error
+        if not isinstance(found, dict):
+            raise UserError(
+                f"{file} cannot be read ({str(found) or 'no table'}): remove "
+                f"{self.path} and train it again."
+            )
+        return found
 
     def update_run(self, **values: Any) -> None:
         """Sets fields of run.json."""
@@ -195,19 +214,35 @@ class RunStore:
         """Appends rows to metrics.jsonl; numbers that do not exist become null."""
         if not self.writes:
             return
-        with open(self.metrics_path, "a") as file:
-            for row in rows:
-                file.write(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(self.metrics_path, "a") as file:
+                for row in rows:
+                    plain = {k: _plain(v) for k, v in row.items()}
+                    file.write(json.dumps(plain) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
     def metrics_size(self) -> int:
         """Bytes of metrics.jsonl now: a checkpoint remembers it."""
         return self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
 
     def truncate_metrics(self, size: int) -> None:
-        """Forgets rows written after the checkpoint that a run continues from."""
-        if self.writes and self.metrics_size() > size:
+        """Forgets rows written after the checkpoint that a run continues from.
+
+        Raises:
+          UserError: rows from before it are missing.
+        """
+        if not self.writes:
+            return
+        if (found := self.metrics_size()) < size:
+            raise UserError(
+                f"{self.metrics_path} has lost rows ({found:,} bytes of the {size:,} "
+                f"before its checkpoint): put it back, or remove {self.path} and train "
+                "it again."
+            )
+        if found > size:
             with open(self.metrics_path, "r+b") as file:
                 file.truncate(size)
 
@@ -237,14 +272,6 @@ class RunStore:
         self.write_table(self.path / "metrics.parquet", self.read_metrics())
         self.update_run(status="done", **values)
         self.write_text("DONE", "")
-
-
-def unwritable(path: Path, error: OSError) -> UserError:
-    """The sentence for a disk that is full or a folder that cannot be written."""
-    reason = error.strerror or str(error)
-    return UserError(
-        f"Cannot write to {path} ({reason}): free some space or choose another --out."
-    )
 
 
 def _plain(value: Any) -> Any:

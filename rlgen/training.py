@@ -17,8 +17,9 @@ from rlgen.checkpoints import Checkpoints
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm, Experiment
+from rlgen.files import unwritable
 from rlgen.programs import Plan, Program
-from rlgen.store import RunStore, Sink, unwritable
+from rlgen.store import RunStore, Sink
 
 PyTree = Any
 
@@ -66,7 +67,7 @@ class TrainConfig:
 
 
 def make_config(
-    algorithm: str,
+    algorithm: str = "",
     env: str = "",
     preset: str = "",
     settings: Mapping[str, Any] | None = None,
@@ -75,7 +76,8 @@ def make_config(
 ) -> TrainConfig:
     """Settings of an algorithm: its defaults, then a preset, then `settings`.
 
-    In another environment than the algorithm's own, what a preset says of that one's
+    `settings` may name algorithm, environment and preset too, where they are empty. In
+    another environment than the algorithm's own, what a preset says of that one's
     levels is left out. What the environment advises stands above a preset.
 
     Args:
@@ -87,8 +89,16 @@ def make_config(
       UserError: unknown algorithm, environment, preset or setting, or a value that
         does not fit.
     """
+    settings = dict(settings or {})
+    algorithm, env, preset = (
+        _chosen(name, given, settings, source)
+        for name, given in (("algorithm", algorithm), ("env", env), ("preset", preset))
+    )
+    if not algorithm:
+        known_ones = ", ".join(registry.names(registry.ALGORITHMS))
+        raise UserError(f"Name what to train: {known_ones}.")
     entry = registry.load(registry.ALGORITHMS, algorithm)
-    named = dict(settings or {}) | dict(flags or {})
+    named = settings | dict(flags or {})
     env = env or entry.env_of(named) or entry.env
     env_type = registry.load(registry.ENVS, env)
     base = TrainConfig(algorithm, env, RunConfig(), env_type(), entry.config)
@@ -106,7 +116,24 @@ def make_config(
     values |= {name: v for name, v in env_type.ADVICE.items() if name in known}
     values |= entry.implied(values | named)
     base = configs.override(base, values, f"preset {preset or algorithm}")
-    return configs.override(base, settings or {}, source).checked()
+    return configs.override(base, settings, source).checked()
+
+
+def _chosen(name: str, given: str, settings: dict[str, Any], source: str) -> str:
+    """What is given, or else what settings say, and leave to it.
+
+    Raises:
+      UserError: they contradict each other, or no name stands there.
+    """
+    said = settings.pop(name, given)
+    if not isinstance(said, str):
+        raise UserError(f"{name} in {source} is {said!r}: name one, or leave it out.")
+    if given and said and said != given:
+        raise UserError(
+            f"{source} says {name} {said}, but {given} was named: leave one of them "
+            "out."
+        )
+    return given or said
 
 
 def _fitting(
@@ -133,7 +160,8 @@ def train(
       >>> store = rlgen.train("plr", preset="quick", seeds=5, out="runs")
 
     Returns:
-      the run directory, complete. A run that was complete already returns at once.
+      the run directory, complete. A run that was complete already returns at once, or
+      once its pictures are drawn, where they are asked for and lack.
     """
     return run_training(make_config(algorithm, env, preset, settings))
 
@@ -162,6 +190,10 @@ def run_training(config: TrainConfig, *, show_settings: bool = False) -> RunStor
             if not store.is_done:  # another process may have ended while we waited
                 _run(config, plan, store)
                 return store
+    elif store.writes and config.run.pictures and not _is_drawn(store):
+        with store.locked():
+            experiment, _, states = restore(config, store)
+            _draw(experiment, store, states)
     if store.writes:
         sinks.tell_agent(config.run, store, configs.flatten(config))
     return store
@@ -216,16 +248,43 @@ def _run(config: TrainConfig, plan: Plan, store: RunStore) -> None:
         states = runner.run(experiment, config.run, store, outputs, program)
         states = program.gathered(states)
         if store.writes:
-            experiment.export(states, store.path)
+            try:
+                experiment.export(states, store.path)
+                # Before pictures, which may fail without spoiling what was learned.
+                store.finish(drawn=False)
+            except OSError as error:
+                raise unwritable(store.path, error) from error
             if config.run.pictures:
-                # Statistics and pictures take 70 MiB, which training may need.
-                from rlgen import reports
-
-                reports.draw(experiment, store, states)
+                _draw(experiment, store, states)
             for output in outputs:
                 output.complete(store)
-            store.finish()
     processes.meet()  # for the one that draws
+
+
+def _draw(experiment: Experiment, store: RunStore, states: PyTree) -> None:
+    """Draws the pictures of a run that is done, and notes that they are there.
+
+    Raises:
+      UserError: they cannot be written; the same call draws them later.
+      Preempted: a signal came; likewise.
+    """
+    # Statistics and pictures take 70 MiB, which training may need.
+    from rlgen import reports
+
+    try:
+        with runner.preemptible():
+            reports.draw(experiment, store, states)
+        store.update_run(drawn=True)
+    except OSError as error:
+        reason = str(unwritable(store.figures_dir, error)).rstrip(".")
+        raise UserError(
+            f"{reason}: the run is done, and the same command draws its pictures."
+        ) from error
+
+
+def _is_drawn(store: RunStore) -> bool:
+    """Whether a run that is done has its pictures, as older ones always have."""
+    return store.read_run().get("drawn", True)
 
 
 def save_levels(experiment: Experiment, store: RunStore) -> None:
@@ -276,13 +335,7 @@ def load_run(path: str | Path) -> tuple[TrainConfig, RunStore]:
       UserError: not a run directory.
     """
     store = RunStore(Path(path))
-    if not (store.path / "config.yaml").exists():
-        raise UserError(f"{path} is not a run directory: it has no config.yaml.")
-    values = configs.read_yaml(store.path / "config.yaml")
-    config = make_config(
-        values.pop("algorithm"), values.pop("env"), "", values, str(path)
-    )
-    return config, store
+    return make_config(settings=runs.settings(store.path), source=str(path)), store
 
 
 def restore(config: TrainConfig, store: RunStore) -> tuple[Experiment, int, PyTree]:

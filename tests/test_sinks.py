@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import types
+from contextlib import nullcontext
 
 import numpy as np
 import offline_wandb
@@ -27,7 +28,8 @@ AXES = ("update", "env_steps", "wall_s")
 def quiet(monkeypatch):
     """No words of wandb's, and none of a sweep that the tests are run in."""
     monkeypatch.setenv("WANDB_SILENT", "true")
-    for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_FINISH_TIMEOUT"):
+    ours = ("MODE", "DISABLED", "PROJECT", "SWEEP_ID", "RUN_ID", "FINISH_TIMEOUT")
+    for name in (f"WANDB_{each}" for each in ours):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -459,3 +461,53 @@ def test_sinks_are_closed_whatever_happens(error, status):
         if error:
             raise error
     assert [sink.told for sink in all_sinks] == [[("close", status)]] * 3
+
+
+@pytest.mark.parametrize(
+    ("variables", "flag", "mode"),
+    [
+        ({}, "online", "online"),
+        ({"WANDB_MODE": "online"}, "offline", "offline"),
+        ({"WANDB_MODE": "run"}, "online", "online"),
+        ({"WANDB_MODE": "offline"}, "online", "offline"),
+        ({"WANDB_MODE": "dryrun"}, "online", "offline"),
+        ({"WANDB_MODE": "disabled"}, "online", None),
+        ({"WANDB_MODE": "disabled"}, "offline", None),
+        ({"WANDB_DISABLED": "true"}, "online", None),
+        ({"WANDB_MODE": "of"}, "online", "offline"),
+    ],
+)
+def test_variables_of_wandb_keep_at_home_what_they_say(
+    monkeypatch, tmp_path, variables, flag, mode
+):
+    """As a cluster's login script sets them; what differs from the flag is said."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    told = []
+    fake = types.SimpleNamespace(
+        login=lambda timeout: True,
+        init=lambda **options: told.append(options["mode"]) or LOGGED_NOWHERE,
+    )
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    differs = mode != flag or variables.get("WANDB_MODE") == "of"
+    expected = pytest.warns(UserWarning, match="WANDB_") if differs else nullcontext()
+    with expected:
+        sink = sinks.open_wandb(RunConfig(wandb=flag), RunStore(tmp_path), {})
+    assert told == ([mode] if mode else []) and (sink is None) == (mode is None)
+
+
+LOGGED_NOWHERE = types.SimpleNamespace(define_metric=lambda *_, **__: None)
+
+
+@pytest.mark.parametrize(
+    ("variable", "flag", "project"),
+    [("", "rlgen", "rlgen"), ("theirs", "rlgen", None), ("theirs", "ours", "ours")],
+)
+def test_the_project_is_the_flags_or_else_the_variables(
+    monkeypatch, tmp_path, variable, flag, project
+):
+    monkeypatch.setenv("WANDB_PROJECT", variable)
+    (options,) = sinks._runs_to_open(
+        RunConfig(wandb_project=flag), RunStore(tmp_path)
+    ).values()
+    assert options.get("project") == project  # None: wandb reads its variable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 from rlgen.errors import UserError
 from rlgen.sweep import local, schema
+from rlgen.sweep.cells import Flags
 from rlgen.sweep.process import PROGRAM
 
 _POLL_S = 0.5
@@ -43,7 +45,7 @@ class TrainCell:
         while (code := self._process.poll()) is None:
             time.sleep(_POLL_S)
         if code:
-            shown = f"rlgen {' '.join(self.args)}"
+            shown = f"rlgen {shlex.join(self.args)}"
             raise RuntimeError(f"`{shown}` ended with exit code {code}.")
 
     def checkpoint(self) -> Any:
@@ -75,7 +77,7 @@ def parse_options(words: Sequence[str]) -> dict[str, Any]:
 
 def submit(
     paths: Sequence[str],
-    flags: dict[str, Any],
+    flags: Flags,
     options: dict[str, Any] | None = None,
     cluster: str = "slurm",
 ) -> list[Any]:

@@ -19,7 +19,7 @@ from rlgen.errors import BUSY, UserError
 from rlgen.files import Lock
 from rlgen.sweep import cells, schema, search, workers
 from rlgen.sweep.board import Board
-from rlgen.sweep.cells import Cell
+from rlgen.sweep.cells import Cell, Flags
 from rlgen.sweep.schema import Sweep
 
 # How often the table is redrawn and signals are looked at, and how long cells that
@@ -29,7 +29,7 @@ _TICK_S, _BUSY_S = 1.0, 5.0
 _PATIENCE_S = 120.0
 
 
-def plan(paths: Sequence[str | Path], flags: dict[str, Any]) -> list[Cell]:
+def plan(paths: Sequence[str | Path], flags: Flags) -> list[Cell]:
     """The cells of grids, in order; a run that two files share appears once.
 
     Raises:
@@ -37,31 +37,53 @@ def plan(paths: Sequence[str | Path], flags: dict[str, Any]) -> list[Cell]:
     """
     found = []
     for path in paths:
-        for settings in schema.combinations(schema.read(path)):
-            found.append((str(path), cells.make(settings | flags, str(path))))
+        sweep = schema.read(path)
+        for settings in schema.combinations(sweep):
+            found.append((str(path), _cell(sweep, settings, flags)))
     return cells.distinct(found)
 
 
-def list_cells(paths: Sequence[str], flags: dict[str, Any]) -> None:
+def _cell(sweep: Sweep, settings: dict[str, Any], flags: Flags) -> Cell:
+    """The cell of some of a sweep's parameters: command line, file, its command."""
+    below = {name: v for name, v in sweep.flags.items() if name not in settings}
+    above = {**below, **sweep.last_flags, **flags}
+    return cells.make(settings, str(sweep.path), above)
+
+
+def _proposal(sweep: Sweep, flags: Flags) -> Cell:
+    """The first cell of a search, all of whose values fit, each on its own.
+
+    Raises:
+      UserError: one does not.
+    """
+    first = search.propose(sweep, [])
+    for name, spec in sweep.parameters.items():
+        values = spec.get("values", [spec[at] for at in ("min", "max") if at in spec])
+        if spec.get("distribution") in schema.LOG_OF_EXPONENTS:
+            continue  # they are of e
+        for value in values:
+            _cell(sweep, first | {name: value}, flags)
+    return _cell(sweep, first, flags)
+
+
+def list_cells(paths: Sequence[str], flags: Flags) -> None:
     """Prints what would run: hash, whether it is finished, directory and command."""
     sweeps = [schema.read(path) for path in paths]
     grids = [sweep.path for sweep in sweeps if sweep.method == "grid"]
     for cell in plan(grids, flags):
         path = cell.store.path
         status = "done" if cell.store.is_done else "begun" if path.exists() else "new"
-        print(f"{cell.digest}  {status:5}  {path}  rlgen {' '.join(cell.command)}")
+        print(f"{cell.digest}  {status:5}  {path}  {cell.shown}")
     for sweep in sweeps:
         if sweep.method != "grid":
-            first = cells.make(search.propose(sweep, []) | flags, str(sweep.path))
+            first = _proposal(sweep, flags)
             print(
                 f"{sweep.path}: {sweep.run_cap} cells by {sweep.method} search, the "
-                f"first of them\n{first.digest}  rlgen {' '.join(first.command)}"
+                f"first of them\n{first.digest}  {first.shown}"
             )
 
 
-def run(
-    paths: Sequence[str], flags: dict[str, Any], n_workers: int, gpus: Sequence[str]
-) -> int:
+def run(paths: Sequence[str], flags: Flags, n_workers: int, gpus: Sequence[str]) -> int:
     """Runs all cells; one that fails does not stop the others.
 
     Args:
@@ -86,45 +108,52 @@ def run(
     grid = plan(paths, flags)
     folder = folder_of(grid[0].config.run.out, sweeps, flags)
     with Lock(folder / "lock", f"The sweep {folder}"):
-        return _Sweep(iter(grid), len(grid), folder, places).run()
+        code = _Sweep(iter(grid), len(grid), folder, places).run()
+    if code in (0, 1):
+        for sweep in sweeps:
+            _print_best(sweep, plan([sweep.path], flags) if sweep.metric else [])
+    return code
 
 
-def folder_of(out: str, sweeps: Sequence[Sweep], flags: dict[str, Any]) -> Path:
+def folder_of(out: str, sweeps: Sequence[Sweep], flags: Flags) -> Path:
     """Where what a sweep says is kept: named after what it asks for."""
-    asked = [[s.method, s.parameters, s.metric] for s in sweeps]
+    asked = [[s.method, s.parameters, s.metric, s.flags, s.last_flags] for s in sweeps]
     text = json.dumps([asked, flags], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     return Path(out) / "sweeps" / f"{sweeps[0].name}-{digest}"
 
 
-def _search(sweep: Sweep, flags: dict[str, Any], places: list[workers.Place]) -> int:
-    first = cells.make(search.propose(sweep, []) | flags, str(sweep.path))
-    _refuse_test_levels(sweep, first)
+def _search(sweep: Sweep, flags: Flags, places: list[workers.Place]) -> int:
+    first = _proposal(sweep, flags)
+    if split := _test_split(sweep, first):
+        raise UserError(
+            f"{sweep.path} would choose by levels of the {split} split: add "
+            "`eval_split: {value: validation}`."
+        )
     folder = folder_of(first.config.run.out, [sweep], flags)
     with Lock(folder / "lock", f"The sweep {folder}"):
         proposals = search.Proposals(folder / "proposals.json")
         made = _proposed(sweep, flags, proposals)
         code = _Sweep(made, sweep.run_cap, folder, places).run()
-    if sweep.metric and code in (0, 1):
-        _print_best(sweep, flags, proposals)
+    if code in (0, 1):
+        _print_best(sweep, [cell for cell, _ in _trials(sweep, flags, proposals)])
     return code
 
 
-def _refuse_test_levels(sweep: Sweep, cell: Cell) -> None:
-    """What is chosen by levels of the test split says nothing about unseen levels."""
-    settings = configs.flatten(cell.config)
+def _test_split(sweep: Sweep, cell: Cell) -> str:
+    """The split that a sweep would choose by, if it is not validation.
+
+    What is chosen by levels of the test split says nothing about unseen levels.
+    """
+    split = configs.flatten(cell.config).get("eval_split", "validation")
     by_levels = sweep.metric.get("name", "").startswith("eval_")
-    if by_levels and settings.get("eval_split", "validation") != "validation":
-        raise UserError(
-            f"{sweep.path} would choose by levels of the {settings['eval_split']} "
-            "split: add `eval_split: {value: validation}`."
-        )
+    return split if by_levels and split != "validation" else ""
 
 
 def _trials(
-    sweep: Sweep, flags: dict[str, Any], proposals: search.Proposals
+    sweep: Sweep, flags: Flags, proposals: search.Proposals
 ) -> list[tuple[Cell, search.Trial]]:
-    made = [cells.make(each | flags, str(sweep.path)) for each in proposals.settings]
+    made = [_cell(sweep, each, flags) for each in proposals.settings]
     return [
         (cell, search.Trial(settings, search.result(sweep, cell.store)))
         for cell, settings in zip(made, proposals.settings, strict=True)
@@ -132,7 +161,7 @@ def _trials(
 
 
 def _proposed(
-    sweep: Sweep, flags: dict[str, Any], proposals: search.Proposals
+    sweep: Sweep, flags: Flags, proposals: search.Proposals
 ) -> Iterator[Cell]:
     """The cells of a search, those of earlier calls first, each once."""
     assert sweep.run_cap is not None
@@ -141,25 +170,30 @@ def _proposed(
         if i == len(proposals.settings):
             trials = [trial for _, trial in _trials(sweep, flags, proposals)]
             proposals.add(search.propose(sweep, trials))
-        cell = cells.make(proposals.settings[i] | flags, str(sweep.path))
+        cell = _cell(sweep, proposals.settings[i], flags)
         if cell.store.path not in seen:  # few values: a search may come back to one
             seen.add(cell.store.path)
             yield cell
 
 
-def _print_best(
-    sweep: Sweep, flags: dict[str, Any], proposals: search.Proposals
-) -> None:
-    sign = -1.0 if sweep.metric["goal"] == "maximize" else 1.0
-    known = [
-        (sign * trial.result, i, cell, trial)
-        for i, (cell, trial) in enumerate(_trials(sweep, flags, proposals))
-        if trial.result is not None
-    ]
+def _print_best(sweep: Sweep, made: Sequence[Cell]) -> None:
+    """Names the best of a sweep's cells, if it says what is better."""
+    if not sweep.metric:
+        return
+    name, goal = sweep.metric["name"], sweep.metric.get("goal")
+    if goal is None:
+        print(f"{sweep.path} says no goal of {name}: no cell is called the best.")
+        return
+    if split := _test_split(sweep, made[0]):
+        print(f"{sweep.path} plays levels of the {split} split: no cell is chosen.")
+        return
+    sign = -1.0 if goal == "maximize" else 1.0
+    results = [search.result(sweep, cell.store) for cell in made]
+    known = [(sign * r, i, r) for i, r in enumerate(results) if r is not None]
     if known:
-        _, _, cell, trial = min(known)
-        print(f"best {sweep.metric['name']}: {trial.result:.4g} of {cell.store.path}")
-        print(f"rlgen {' '.join(cell.command)}")
+        _, i, best = min(known)
+        print(f"best {name}: {best:.4g} of {made[i].store.path}")
+        print(made[i].shown)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +266,7 @@ class _Sweep:
         command = [*job.cell.command, "--progress=False"]
         self.workers.start(job, command, self._log(job))
         of = f"/{self.n_cells}" if self.n_cells else ""
-        board.line(f"[{job.number}{of}] rlgen {' '.join(job.cell.command)}")
+        board.line(f"[{job.number}{of}] {job.cell.shown}")
 
     def _log(self, job: _Job) -> Path:
         return self.folder / "logs" / f"{job.cell.store.path.name}.log"

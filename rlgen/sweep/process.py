@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ def require(args: Sequence[str]) -> None:
     Raises:
       UserError: it failed.
     """
-    shown = f"rlgen {' '.join(args)}"
+    shown = f"rlgen {shlex.join(args)}"
     print("$", shown, flush=True)
     if call(args):
         raise UserError(f"`{shown}` failed: mend what it says above and start again.")

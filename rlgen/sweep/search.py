@@ -76,7 +76,7 @@ def propose(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Gaussian processes on few points
             run = next_run(spec, runs)
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # of its own, of its schema's library, of SciPy
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{sweep.path} cannot be searched: {line}") from None
     finally:

@@ -5,15 +5,17 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from rlgen import distributions
 from rlgen.envs.maze import Maze, parse_maze
 from rlgen.evaluation import pictures
-from rlgen.evaluation.pictures import curves, film, levels
+from rlgen.evaluation.pictures import curves, film, growth, levels, returns
 from rlgen.levels import stack
 from rlgen.networks import ActorCritic, NetworkConfig
 
@@ -37,6 +39,20 @@ class Always:
         logits = jnp.where(jnp.arange(3) == self.action, 1e3, 0.0)
         n = reset.shape[0]
         return carry, jnp.broadcast_to(logits, (n, 3)), jnp.zeros(n)
+
+
+@pytest.fixture(autouse=True)
+def texts_are_no_formulas(monkeypatch):
+    """Every figure of this file is made where a dollar is a dollar."""
+    make = Figure.__init__
+
+    def checked(self, *args, **kwargs):
+        assert not matplotlib.rcParams["text.parse_math"]
+        make(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "__init__", checked)
+    yield
+    assert matplotlib.rcParams["text.parse_math"]  # as it was for others
 
 
 def corridor(n_steps):
@@ -365,3 +381,50 @@ def test_no_global_figures_are_left(tmp_path):
     pictures.learning_curves(fake_frame(1), tmp_path / "c.png")
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or not pyplot.get_fignums()
+
+
+BAD = r"$\bad{$"  # what matplotlib would read as a formula, and fail
+_ROW = {"algorithm": BAD, "point": 0.5, "low": 0.4, "high": 0.6}
+_X = np.arange(1.0, 4.0)
+_LABELLED = {
+    "level_grid": lambda path: pictures.level_grid(fake_images(1), [BAD], path, BAD),
+    "interval_panels": lambda path: pictures.interval_panels(
+        {BAD: pd.DataFrame([_ROW])}, path, BAD, BAD
+    ),
+    "heat_maps": lambda path: pictures.heat_maps(
+        {BAD: np.eye(3)}, _X, _X, path, BAD, x_label=BAD, y_label=BAD, value_label=BAD
+    ),
+    "line_panels": lambda path: pictures.line_panels(
+        {BAD: {BAD: np.eye(3)}}, {BAD: _X}, path, BAD, x_label={BAD: BAD}, note=BAD
+    ),
+    "growth_curves": lambda path: pictures.growth_curves(
+        {BAD: (_X, _X, _X)}, path, x_label=BAD, y_label=BAD, title=BAD
+    ),
+    "agreement_panels": lambda path: pictures.agreement_panels(
+        {BAD: _X}, _X, [BAD] * 3, path, target_name=BAD, title=BAD
+    ),
+    "score_strips": lambda path: pictures.score_strips(
+        pd.DataFrame({"level_set": BAD, "score": _X}), path, BAD, BAD
+    ),
+    "return_panels": lambda path: returns.return_panels(
+        _X, [BAD] * 3, np.arange(3), {BAD: 1.0}, path, BAD
+    ),
+}
+
+
+@pytest.mark.parametrize("draw", _LABELLED.values(), ids=_LABELLED)
+def test_what_looks_like_a_formula_is_drawn_as_text(tmp_path, draw):
+    """Labels of levels, names of runs and settings, titles."""
+    assert draw(tmp_path / "a.png").stat().st_size > 500
+
+
+def test_powers_of_ten_are_no_formulas_either(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(growth, "save", lambda figure, path: seen.append(figure))
+    sizes = np.array([1e2, 1e4, 1e6])
+    pictures.growth_curves(
+        {"a": (sizes, sizes, sizes)}, "", x_label="", y_label="", title=""
+    )
+    seen[0].canvas.draw()
+    ticks = [text.get_text() for text in seen[0].axes[0].get_xticklabels()]
+    assert any(ticks) and not any("$" in text for text in ticks)

@@ -21,8 +21,8 @@ ONE = GRID.replace("[0, 1, 2]", "[0]").replace("{value: 12}", "{value: 48}")
 def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(tmp_path):
     path, out = write(tmp_path, ONE), tmp_path / "runs"
     whole = tmp_path / "whole"
-    assert local.run([path], {"out": str(whole)}, 1, ()) == 0
-    (job,) = cluster.submit([path], {"out": str(out)}, cluster="local")
+    assert local.run([path], {"out": [str(whole)]}, 1, ()) == 0
+    (job,) = cluster.submit([path], {"out": [str(out)]}, cluster="local")
     deadline = time.monotonic() + 120
     while not begun(out):
         assert time.monotonic() < deadline and not job.done(), job.stderr()
@@ -34,7 +34,7 @@ def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(tmp_path):
     resumed = [path.read_text() for path in out.glob("*/run.json")]
     assert len(resumed) == 1 and '"resumed_at": 0,' not in resumed[0]
     assert_same(bits(out), bits(whole))
-    assert cluster.submit([path], {"out": str(out)}, cluster="local") == []
+    assert cluster.submit([path], {"out": [str(out)]}, cluster="local") == []
 
 
 def test_what_cannot_be_submitted_is_said_in_one_sentence(tmp_path):

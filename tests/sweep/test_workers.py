@@ -85,7 +85,7 @@ def assert_same(a, b):
 def whole(tmp_path_factory):
     """The sweep of three cells that nobody disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    assert local.run([write(folder, GRID)], {"out": str(folder)}, 2, ()) == 0
+    assert local.run([write(folder, GRID)], {"out": [str(folder)]}, 2, ()) == 0
     return bits(folder)
 
 
@@ -139,7 +139,7 @@ def test_killed_workers_go_on_to_the_same_bits(tmp_path, whole, signum):
     assert f"was stopped by {signum.name}" in err
     done = {p.parent: p.stat().st_mtime_ns for p in out.glob("*/DONE")}
     assert len(done) == 2  # the others were not stopped
-    assert local.run([path], {"out": str(out)}, 2, ()) == 0
+    assert local.run([path], {"out": [str(out)]}, 2, ()) == 0
     assert_same(bits(out), whole)
     for folder, when in done.items():  # no cell ran twice to completion
         assert (folder / "DONE").stat().st_mtime_ns == when
@@ -158,10 +158,10 @@ def test_a_killed_sweep_goes_on_to_the_same_bits(tmp_path, whole, signum):
     if signum == signal.SIGTERM:
         assert process.returncode == 128 + signum and not cells_that_run(out)
     assert left
-    assert local.run([path], {"out": str(out)}, 2, ()) == 0
+    assert local.run([path], {"out": [str(out)]}, 2, ()) == 0
     assert_same(bits(out), whole)
     assert not cells_that_run(out)
-    assert local.run([path], {"out": str(out)}, 2, ()) == 0  # at once
+    assert local.run([path], {"out": [str(out)]}, 2, ()) == 0  # at once
 
 
 def test_a_failed_cell_does_not_stop_the_others(tmp_path, capfd):
@@ -171,7 +171,7 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path, capfd):
         "  lr: {values: [1.0e+38, 1.0e-3]}\n" + TINY.lstrip("\n")
     )
     out = tmp_path / "runs"
-    assert local.run([write(tmp_path, text)], {"out": str(out)}, 1, ()) == 1
+    assert local.run([write(tmp_path, text)], {"out": [str(out)]}, 1, ()) == 1
     err = capfd.readouterr().err
     assert "not finite any more" in err and "failed: " in err
     assert "1 failed, 1 finished" in err
@@ -188,11 +188,11 @@ def test_a_search_goes_on_from_its_results(tmp_path, capfd):
         + TINY.lstrip("\n")
     )
     path, out = write(tmp_path, text), tmp_path / "runs"
-    assert local.run([path], {"out": str(out)}, 1, ()) == 0
+    assert local.run([path], {"out": [str(out)]}, 1, ()) == 0
     first = capfd.readouterr()
     assert "3 finished" in first.err and "best eval_heldout_return" in first.out
     assert len(list(out.glob("*/DONE"))) == 3
-    assert local.run([path], {"out": str(out)}, 1, ()) == 0
+    assert local.run([path], {"out": [str(out)]}, 1, ()) == 0
     again = capfd.readouterr()
     assert "3 finished before" in again.err and again.out == first.out
 
@@ -201,11 +201,12 @@ def test_one_sweep_runs_once_at_a_time(tmp_path):
     """A second process is told who works on it, and can tell it from bad input."""
     path, out = write(tmp_path, GRID), str(tmp_path / "runs")
     (folder,) = {
-        local.folder_of(out, [local.schema.read(path)], {"out": out}) for _ in range(2)
+        local.folder_of(out, [local.schema.read(path)], {"out": [out]})
+        for _ in range(2)
     }
     with Lock(folder / "lock", "it"):
         with pytest.raises(Busy, match=f"by process {os.getpid()}") as caught:
-            local.run([path], {"out": out}, 1, ())
+            local.run([path], {"out": [out]}, 1, ())
         assert caught.value.code == BUSY
     with Lock(folder / "lock", "it"):
         pass

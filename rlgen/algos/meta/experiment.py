@@ -54,6 +54,7 @@ class MetaLearning(Experiment[StateT], abc.ABC):
     eval_parts: int = 4
 
     spreads_envs = True  # those of every agent
+    has_policy = False
 
     @abc.abstractmethod
     def rule_params(self, states: StateT) -> PyTree:

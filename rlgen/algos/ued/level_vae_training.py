@@ -56,6 +56,8 @@ class LevelVAEExperiment(Experiment[FitState]):
     dataset: LevelSet
     eval_sets: dict[str, LevelSet] = dataclasses.field(default_factory=dict)
 
+    has_policy = False
+
     @property
     def env_steps_per_update(self) -> int:
         return 0

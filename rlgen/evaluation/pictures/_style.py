@@ -23,6 +23,10 @@ COLOURS = {
 }
 DPI = 160
 
+#: For functions that make figures: a dollar in a label, or in a setting, is a dollar,
+#: and not the beginning of a formula. Texts are asked once, as they are made.
+plain_text = matplotlib.rc_context({"text.parse_math": False})
+
 
 def quieten(ax: Axes, grid: Literal["x", "y", "both"] = "both") -> None:
     """Axes that stand back behind what they measure."""

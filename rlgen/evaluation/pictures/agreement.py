@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from rlgen.evaluation.pictures._style import CYCLE, DPI, INK, quieten, save
+from rlgen.evaluation.pictures._style import CYCLE, DPI, INK, plain_text, quieten, save
 
 
+@plain_text
 def agreement_panels(
     panels: Mapping[str, ArrayLike],
     target: ArrayLike,

@@ -11,9 +11,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from rlgen.evaluation.pictures._style import CYCLE, INK, QUIET, quieten, save
+from rlgen.evaluation.pictures._style import (
+    CYCLE,
+    INK,
+    QUIET,
+    plain_text,
+    quieten,
+    save,
+)
 
 
+@plain_text
 def interval_panels(
     panels: Mapping[str, pd.DataFrame], path: str | Path, title: str, note: str = ""
 ) -> Path:
@@ -53,6 +61,7 @@ def interval_panels(
     return save(figure, path)
 
 
+@plain_text
 def cost_curves(
     tables: Mapping[str, pd.DataFrame],
     costs: Mapping[str, str],

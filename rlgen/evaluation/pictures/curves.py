@@ -24,6 +24,7 @@ from rlgen.evaluation.pictures._style import (
     INK,
     QUIET,
     TRACK,
+    plain_text,
     save,
 )
 
@@ -95,6 +96,7 @@ _SHARES = (
 _MAX_POINTS = 1000  # per line: more than a panel has pixels
 
 
+@plain_text
 def learning_curves(
     frame: pd.DataFrame,
     path: str | Path,

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from numpy.typing import ArrayLike
 
-from rlgen.evaluation.pictures._style import CYCLE, DPI, INK, quieten, save
+from rlgen.evaluation.pictures._style import CYCLE, DPI, INK, plain_text, quieten, save
 
 
+@plain_text
 def growth_curves(
     curves: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]],
     path: str | Path,
@@ -35,6 +37,9 @@ def growth_curves(
         ax.plot(x, y, color=colour, marker=marker, ms=4, lw=1.4, label=name)
         ax.plot(x, np.asarray(limits, float)[order], color=colour, ls=":", lw=1.0)
     ax.set(xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):  # as they are by default, but without formulas
+        axis.set_major_formatter(LogFormatter())
+        axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     ax.set_xlabel(x_label, fontsize=8, color=INK)
     ax.set_ylabel(y_label, fontsize=8, color=INK)
     ax.set_title(title, fontsize=9, color=INK)

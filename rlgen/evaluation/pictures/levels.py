@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from rlgen.env import Env
-from rlgen.evaluation.pictures._style import CYCLE, DPI, INK, TRACK, save
+from rlgen.evaluation.pictures._style import CYCLE, DPI, INK, TRACK, plain_text, save
 
 PyTree = Any
 Images = np.ndarray | Sequence[np.ndarray]
@@ -39,6 +39,7 @@ def level_images(env: Env, levels: PyTree, key: jax.Array) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(key, n), levels))
 
 
+@plain_text
 def level_grid(
     images: Images,
     captions: Sequence[str],
@@ -72,6 +73,7 @@ def level_grid(
     return _tiles(images, captions, path, title, columns, bars, colours, framed=True)
 
 
+@plain_text
 def curriculum_picture(
     images: Images,
     probabilities: Sequence[float] | np.ndarray,

@@ -9,9 +9,18 @@ import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from rlgen.evaluation.pictures._style import CYCLE, DPI, INK, QUIET, quieten, save
+from rlgen.evaluation.pictures._style import (
+    CYCLE,
+    DPI,
+    INK,
+    QUIET,
+    plain_text,
+    quieten,
+    save,
+)
 
 
+@plain_text
 def heat_maps(
     maps: Mapping[str, np.ndarray],
     x: np.ndarray,
@@ -50,6 +59,7 @@ def heat_maps(
     return save(figure, path)
 
 
+@plain_text
 def line_panels(
     panels: Mapping[str, Mapping[str, np.ndarray]],
     x: Mapping[str, np.ndarray],

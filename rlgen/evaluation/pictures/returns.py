@@ -11,12 +11,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rlgen.evaluation.pictures._style import CYCLE, DPI, INK, QUIET, quieten, save
+from rlgen.evaluation.pictures._style import (
+    CYCLE,
+    DPI,
+    INK,
+    QUIET,
+    plain_text,
+    quieten,
+    save,
+)
 
 _N_BINS = 40
 _MAX_NAMED = 7
 
 
+@plain_text
 def return_panels(
     returns: np.ndarray,
     policies: Sequence[str],

@@ -9,12 +9,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from rlgen.evaluation.pictures._style import CYCLE, DPI, INK, QUIET, quieten, save
+from rlgen.evaluation.pictures._style import (
+    CYCLE,
+    DPI,
+    INK,
+    QUIET,
+    plain_text,
+    quieten,
+    save,
+)
 
 # Scores that differ more than so many times are drawn on a logarithmic axis.
 _MANY_TIMES = 10
 
 
+@plain_text
 def score_strips(table: pd.DataFrame, path: str | Path, title: str, label: str) -> Path:
     """Draws a dot per seed and level, and a line at each set's mean.
 
