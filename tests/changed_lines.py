@@ -144,12 +144,16 @@ def drawn(path: str, seed: int, n: int) -> list[Change]:
 
 def is_python(change: Change) -> bool:
     """Whether it compiles, and to something else."""
-    source = _source(change.path)
     try:
-        changed = ast.parse(change.made(source))
+        changed = ast.parse(change.made(_source(change.path)))
     except SyntaxError:
         return False
-    return ast.dump(changed) != ast.dump(ast.parse(source))
+    return ast.dump(changed) != _dump(change.path)
+
+
+@functools.cache
+def _dump(path: str) -> str:
+    return ast.dump(ast.parse(_source(path)))
 
 
 @functools.cache
