@@ -125,6 +125,7 @@ class Checkpoints:
                     to = self._folder / f"damaged-{bad}"
                     shutil.rmtree(to, ignore_errors=True)
                     (self._folder / str(bad)).rename(to)
+                    (self._folder / _SUMS.format(bad)).unlink(missing_ok=True)
             if damaged and set_aside:
                 processes.meet()
                 self._manager.reload()

@@ -1,6 +1,5 @@
 """What `changed_lines.py` draws, without running any of it."""
 
-
 import changed_lines
 import pytest
 from changed_lines import Change

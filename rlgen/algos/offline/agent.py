@@ -40,6 +40,7 @@ class AgentConfig:
       batch_size: steps in a gradient step.
       discount: gamma.
       actor_lr, critic_lr: learning rates of Adam.
+      anneal_actor: lower the actor's to 0 over the run (half a cosine).
       target_rate: tau, by which slow copies follow their networks.
     """
 
@@ -47,6 +48,7 @@ class AgentConfig:
     discount: float = 0.99
     actor_lr: float = 3e-4
     critic_lr: float = 3e-4
+    anneal_actor: bool = False
     target_rate: float = 5e-3
 
     def __post_init__(self):
@@ -73,6 +75,10 @@ class Agent(abc.ABC):
     Attributes:
       factory: makes its networks.
       config: its settings.
+      total_updates: gradient steps of the run, for schedules; 0 where it is not known.
+
+    Raises:
+      UserError: there is no length that a schedule could span.
     """
 
     #: Optional fields of the dataset that it reads.
@@ -87,9 +93,15 @@ class Agent(abc.ABC):
     #: Names of the scalars that `update` returns.
     metrics: tuple[str, ...] = ()
 
-    def __init__(self, factory: Factory, config: Any):
+    def __init__(self, factory: Factory, config: Any, total_updates: int = 0):
+        if config.anneal_actor and total_updates < 1:
+            raise UserError(
+                "How long this learner will learn is not known before it begins: leave "
+                "anneal_actor out."
+            )
         self.factory = factory
         self.config = config
+        self.total_updates = total_updates
 
     @abc.abstractmethod
     def networks(self) -> Mapping[str, Callable[[jax.Array], PyTree]]:
@@ -143,6 +155,14 @@ class Agent(abc.ABC):
             n_updates=jnp.int32(0),
         )
 
+    def actor_lr(self, state: AgentState) -> jax.Array:
+        """The actor's learning rate now, ()."""
+        lr = state.numbers["actor_lr"]
+        if not self.config.anneal_actor:
+            return lr
+        done = jnp.minimum(state.n_updates / self.total_updates, 1.0)
+        return lr * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+
 
 def descend(
     state: AgentState,
@@ -150,12 +170,15 @@ def descend(
     loss: Callable[[PyTree], tuple[jax.Array, Any]],
     lr: jax.Array,
     max_grad_norm: jax.Array | None = None,
+    weight_decay: jax.Array | None = None,
 ) -> tuple[AgentState, Any]:
     """One step of Adam on the network `name`; returns the state and the loss's extras.
 
     Args:
       loss: from the network's parameters to its loss and extras.
       max_grad_norm: gradients are scaled down to this global norm; None leaves them.
+      weight_decay: share of every parameter that a step of 1 would take off, beside
+        Adam's moments (AdamW, Loshchilov and Hutter 2019); None for none.
     """
     params = state.params[name]
     (_, extras), grads = jax.value_and_grad(loss, has_aux=True)(params)
@@ -163,6 +186,8 @@ def descend(
         scale = jnp.minimum(1.0, max_grad_norm / (optax.global_norm(grads) + 1e-6))
         grads = jax.tree.map(lambda g: g * scale, grads)
     updates, moments = _ADAM.update(grads, state.optimizers[name])
+    if weight_decay is not None:
+        updates = jax.tree.map(lambda u, p: u + weight_decay * p, updates, params)
     params = jax.tree.map(lambda p, u: p - lr * u, params, updates)
     return state.replace(
         params=state.params | {name: params},

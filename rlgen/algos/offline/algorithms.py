@@ -40,7 +40,7 @@ _QUICK: dict[str, Any] = {
     "model_units": 128,
     "seeker_updates": 2,
 }
-# A million gradient steps of 256 recorded steps, networks of two layers of 256.
+# A million gradient steps.
 _PAPER: dict[str, Any] = {
     "n_updates": 1000,
     "steps_per_update": 1000,
@@ -50,36 +50,28 @@ _PAPER: dict[str, Any] = {
 }
 
 
+# Around a learner, COCOA as its authors ran it around most.
+_COCOA: dict[str, Any] = {
+    "cocoa": True,
+    "final_bound": 0.0,
+    "embedding_layers": 2,
+    "embedding_units": 64,
+    "n_products": 64,
+    "product_size": 4,
+}
+
+
 def _presets(**paper: Any) -> dict[str, dict[str, Any]]:
     return {"quick": _QUICK, "paper": _PAPER | paper}
-
-
-def _bc(factory, config, total_updates):
-    del total_updates
-    return BC(factory, config)
-
-
-def _td3_bc(factory, config, total_updates):
-    del total_updates
-    return TD3BC(factory, config)
-
-
-def _sac(factory, config, total_updates):
-    del total_updates
-    return SAC(factory, config)
-
-
-def _transformer(factory, config, total_updates):
-    del total_updates
-    return DecisionTransformer(factory, config)
 
 
 BEHAVIOUR_CLONING = OfflineAlgorithm(
     summary="behaviour cloning: the recorded actions, whatever they led to",
     source="Pomerleau 1989",
     settings={},
-    presets=_presets(),
-    make_agent=_bc,
+    presets=_presets(normalize_obs=True, final_bound=0.0),
+    published={"paper": published.BC},
+    make_agent=BC,
     agent=BCConfig(),
 )
 
@@ -88,8 +80,9 @@ PERCENT_BC = OfflineAlgorithm(
     source="Chen et al. 2021, section 5.1",
     settings={"best_share": 0.1},
     definition={"best_share": Within(0.0, 1.0)},
-    presets=_presets(),
-    make_agent=_bc,
+    presets=_presets(normalize_obs=True, final_bound=0.0),
+    published={"paper": published.PERCENT_BC},
+    make_agent=BC,
     agent=BCConfig(),
 )
 
@@ -100,12 +93,10 @@ TD3_BC = OfflineAlgorithm(
     definition={"actor_bc": Within(0.0), "critic_bc": 0.0},
     presets=_presets(final_bound=0.0),
     published={"paper": published.TD3_BC},
-    make_agent=_td3_bc,
+    make_agent=TD3BC,
     agent=TD3BCConfig(),
 )
 
-# Tarasov et al. 2023 for MuJoCo: three layers of 256 with layer normalisation in the
-# critics, batches of 1024, Adam 1e-3; weights from hopper-medium.
 REBRAC = OfflineAlgorithm(
     summary="TD3+BC with a penalty in the critics' target too, each with its weight",
     source="Tarasov et al. 2023",
@@ -121,7 +112,8 @@ REBRAC = OfflineAlgorithm(
     },
     definition={"actor_bc": Within(0.0), "critic_bc": Within(0.0)},
     presets=_presets(batch_size=1024, actor_lr=1e-3, critic_lr=1e-3),
-    make_agent=_td3_bc,
+    published={"paper": published.REBRAC},
+    make_agent=TD3BC,
     agent=TD3BCConfig(),
 )
 
@@ -129,7 +121,9 @@ IQL_ALGORITHM = OfflineAlgorithm(
     summary="implicit Q-learning: the best of the recorded actions by expectiles",
     source="Kostrikov et al. 2022",
     settings={"reward_scaling": "range"},
-    presets=_presets(),
+    presets=_presets(final_bound=0.0)
+    | {"cocoa-paper": _PAPER | _COCOA | {"actor_units": 100, "critic_units": 100}},
+    published={"paper": published.IQL, "cocoa-paper": published.COCOA_IQL},
     make_agent=IQL,
     agent=IQLConfig(),
 )
@@ -139,6 +133,13 @@ _KIT: dict[str, Any] = {"temperature_lr": 1e-4, "final_bound": 0.0}
 
 _CQL: dict[str, Any] = {"cql_weight": 5.0, "entropy_backup": False, "actor_lr": 1e-4}
 _CQL_QUICK: dict[str, Any] = {"cql_actions": 4}
+_CQL_PAPER: dict[str, Any] = _KIT | {"actor_layers": 3, "critic_layers": 3}
+_WIDE: dict[str, Any] = {
+    "embedding_layers": 3,
+    "embedding_units": 256,
+    "n_products": 256,
+    "product_size": 32,
+}
 
 CQL = OfflineAlgorithm(
     summary="conservative Q-learning: values of actions that are no data are lowered",
@@ -147,10 +148,11 @@ CQL = OfflineAlgorithm(
     definition={"cql_weight": Within(0.0), "calibrated": False},
     presets={
         "quick": _QUICK | _CQL_QUICK,
-        "paper": _PAPER | _KIT | {"actor_layers": 3, "critic_layers": 3},
+        "paper": _PAPER | _CQL_PAPER,
+        "cocoa-paper": _PAPER | _CQL_PAPER | _COCOA | _WIDE,
     },
-    published={"paper": published.CQL},
-    make_agent=_sac,
+    published={"paper": published.CQL, "cocoa-paper": published.COCOA_CQL},
+    make_agent=SAC,
     agent=SACConfig(),
 )
 
@@ -161,22 +163,41 @@ CAL_QL = OfflineAlgorithm(
     definition={"cql_weight": Within(0.0), "calibrated": True},
     presets={
         "quick": _QUICK | _CQL_QUICK,
-        # Their AntMaze settings: Lagrange gap 0.8, policy 2 x 256, critics 4 x 256.
-        "paper": _PAPER | {"cql_gap": 0.8, "actor_layers": 2, "critic_layers": 4},
+        # Of AntMaze, where a step pays 1 at the goal and else 0.
+        "paper": _PAPER
+        | {
+            "reward_factor": 10.0,
+            "reward_shift": -5.0,
+            "cql_gap": 0.8,
+            "multiplier": 2.718281828459045,  # its logarithm begins at 1
+            "backup_actions": 10,
+            "temperature_lr": 1e-4,
+            "actor_layers": 2,
+            "critic_layers": 4,
+            "final_bound": 0.0,
+        },
     },
-    make_agent=_sac,
+    published={"paper": published.CAL_QL},
+    make_agent=SAC,
     agent=SACConfig(),
 )
 
 _IN_ENSEMBLE: dict[str, Any] = {"cql_weight": 0.0, "n_critics": Within(1)}
+_IN_ENSEMBLE_PAPER: dict[str, Any] = {
+    "n_updates": 3000,
+    "actor_layers": 3,
+    "critic_layers": 3,
+    "max_temperature": 1e6,
+}
 
 SAC_N = OfflineAlgorithm(
     summary="SAC with the least of many critics",
     source="An et al. 2021",
     settings={"n_critics": 10, "max_temperature": 1.0},
     definition=_IN_ENSEMBLE | {"diversity": 0.0},
-    presets=_presets(n_updates=3000, actor_layers=3, critic_layers=3, actor_lr=1e-4),
-    make_agent=_sac,
+    presets=_presets(**_IN_ENSEMBLE_PAPER),
+    published={"paper": published.SAC_N},
+    make_agent=SAC,
     agent=SACConfig(),
 )
 
@@ -185,8 +206,9 @@ EDAC = OfflineAlgorithm(
     source="An et al. 2021",
     settings={"n_critics": 10, "max_temperature": 1.0, "diversity": 1.0},
     definition=_IN_ENSEMBLE | {"diversity": Within(0.0)},
-    presets=_presets(n_updates=3000, actor_layers=3, critic_layers=3, actor_lr=1e-4),
-    make_agent=_sac,
+    presets=_presets(**_IN_ENSEMBLE_PAPER),
+    published={"paper": published.EDAC},
+    make_agent=SAC,
     agent=SACConfig(),
 )
 
@@ -194,9 +216,13 @@ _IN_MODEL: dict[str, Any] = {"actor_lr": 1e-4}
 _IN_MODEL_PAPER: dict[str, Any] = _KIT | {
     "n_updates": 3000,
     "n_rollouts": 50_000,
-    "penalty_weight": 0.5,
+    "anneal_actor": True,
     "max_temperature": 1.0,
+    "penalty_weight": 0.5,
 }
+_IN_MODEL_COCOA: dict[str, Any] = (
+    _IN_MODEL_PAPER | _COCOA | {"actor_units": 100, "critic_units": 100}
+)
 _IN_MODEL_QUICK: dict[str, Any] = {"n_rollouts": 2000}
 
 MOPO = ModelBasedAlgorithm(
@@ -204,11 +230,18 @@ MOPO = ModelBasedAlgorithm(
     source="Yu et al. 2020",
     settings=_IN_MODEL,
     definition={"penalty": "noise", "cql_weight": 0.0},
-    presets={"quick": _QUICK | _IN_MODEL_QUICK, "paper": _PAPER | _IN_MODEL_PAPER},
-    published={"paper": published.MOPO},
-    make_agent=_sac,
+    presets={
+        "quick": _QUICK | _IN_MODEL_QUICK,
+        "paper": _PAPER | _IN_MODEL_PAPER,
+        "cocoa-paper": _PAPER | _IN_MODEL_COCOA | {"penalty_weight": 2.5},
+    },
+    published={"paper": published.MOPO, "cocoa-paper": published.COCOA_MOPO},
+    make_agent=SAC,
     agent=SACConfig(),
 )
+
+# No return is negative in what the paper trained on; elsewhere, leave it out.
+_FLOOR: dict[str, Any] = {"floor_target": True}
 
 MOBILE = ModelBasedAlgorithm(
     summary="SAC in a model, with targets lowered where the model's members disagree",
@@ -216,22 +249,33 @@ MOBILE = ModelBasedAlgorithm(
     settings=_IN_MODEL
     | {"penalty": "values", "entropy_backup": False, "max_temperature": 1.0},
     definition={"penalty": "values", "cql_weight": 0.0},
-    presets={"quick": _QUICK | _IN_MODEL_QUICK, "paper": _PAPER | _IN_MODEL_PAPER},
-    make_agent=_sac,
+    presets={
+        "quick": _QUICK | _IN_MODEL_QUICK,
+        "paper": _PAPER | _IN_MODEL_PAPER | _FLOOR,
+        "cocoa-paper": _PAPER | _IN_MODEL_COCOA | _FLOOR | {"penalty_weight": 2.0},
+    },
+    published={"paper": published.MOBILE, "cocoa-paper": published.COCOA_MOBILE},
+    make_agent=SAC,
     agent=SACConfig(),
 )
 
-# Emmons et al. 2022: two layers of 1024, Adam 1e-3.
+_EMMONS: dict[str, Any] = {
+    "batch_size": 16_384,
+    "actor_units": 1024,
+    "normalize_obs": False,
+    "final_bound": 0.0,
+}
+
 RVS = OutcomeAlgorithm(
     summary="behaviour cloning that is told the return to come, per step left",
     source="Emmons et al. 2022",
     settings={"normalize_obs": True, "actor_lr": 1e-3},
-    presets=_presets(actor_units=1024),
-    make_agent=_bc,
+    presets=_presets(n_updates=124, eval_every=10, **_EMMONS),
+    published={"paper": published.RVS},
+    make_agent=BC,
     agent=BCConfig(),
 )
 
-# Chen et al. 2021 for MuJoCo: 100,000 gradient steps of 64 windows of 20 steps.
 DECISION_TRANSFORMER = OutcomeAlgorithm(
     summary="a transformer over returns to go, observations and actions",
     source="Chen et al. 2021",
@@ -248,15 +292,25 @@ DECISION_TRANSFORMER = OutcomeAlgorithm(
             "warmup": 100,
             "actor_lr": 1e-3,
         },
-        "paper": _PAPER | {"n_updates": 100, "eval_every": 10, "warmup": 10_000},
+        "paper": _PAPER
+        | {
+            "n_updates": 100,
+            "eval_every": 10,
+            "block_activation": "relu",
+            "token_norm": True,
+            "max_time": 1000,
+            "dropout": 0.1,
+            "weight_decay": 1e-4,
+            "warmup": 10_000,
+        },
     },
-    make_agent=_transformer,
+    published={"paper": published.DECISION_TRANSFORMER},
+    make_agent=DecisionTransformer,
     agent=TransformerConfig(),
     rate=False,
     windows=True,
 )
 
-# Ghugare et al. 2024: layers of 1024, batches of 256, Adam 1e-3; for the CPU less.
 _GOALS: dict[str, Any] = {"normalize_obs": True, "actor_lr": 1e-3}
 _GOALS_QUICK: dict[str, Any] = {
     "n_updates": 10,
@@ -271,8 +325,12 @@ GOAL_CLONING = GoalAlgorithm(
     source="Emmons et al. 2022",
     settings=_GOALS,
     definition={"stitch_prob": 0.0},
-    presets={"quick": _GOALS_QUICK, "paper": _PAPER | {"actor_units": 1024}},
-    make_agent=_bc,
+    presets={
+        "quick": _GOALS_QUICK,
+        "paper": _PAPER | _EMMONS | {"n_updates": 20, "eval_every": 5},
+    },
+    published={"paper": published.GOAL_CLONING},
+    make_agent=BC,
     agent=BCConfig(),
     env="pointmaze",
 )
@@ -282,14 +340,22 @@ STITCHING = GoalAlgorithm(
     source="Ghugare et al. 2024",
     settings=_GOALS | {"stitch_prob": 0.5},
     definition={"stitch_prob": Within(0.0)},
-    presets={"quick": _GOALS_QUICK, "paper": _PAPER | {"actor_units": 1024}},
-    make_agent=_bc,
+    presets={
+        "quick": _GOALS_QUICK,
+        "paper": _PAPER
+        | {
+            "actor_units": 1024,
+            "normalize_obs": False,
+            "final_bound": 0.0,
+            "n_clusters": 40,
+        },
+    },
+    published={"paper": published.STITCHING},
+    make_agent=BC,
     agent=BCConfig(),
     env="pointmaze",
 )
 
-# Haarnoja et al. 2018: two layers of 256, batches of 256, Adam 3e-4, one gradient step
-# for each step that is played.
 SAC_ALGORITHM = OnlineAlgorithm(
     summary="soft actor-critic, on new levels of the train split all the time",
     source="Haarnoja et al. 2018",
@@ -320,7 +386,8 @@ SAC_ALGORITHM = OnlineAlgorithm(
             "eval_every": 50,
         },
     },
-    make_agent=_sac,
+    published={"paper": published.SAC},
+    make_agent=SAC,
     agent=SACConfig(),
     env="reacher",
 )

@@ -65,6 +65,8 @@ class OfflineConfig:
         cocoa they always do.
       reward_scaling: "none", or "range": rewards are divided such that the returns of
         the dataset's episodes span 1,000 (as published with IQL).
+      reward_factor, reward_shift: rewards, scaled or not, are multiplied and then
+        shifted by these; evaluations count them as the environment gives them.
       best_share: learn only from this share of the episodes, those of highest return.
       cocoa: give the agent anchors and differences to read, and networks to match
         (compositional conservatism, Song et al. 2024).
@@ -81,6 +83,8 @@ class OfflineConfig:
     steps_per_update: int = 1000
     normalize_obs: bool = False
     reward_scaling: str = "none"
+    reward_factor: float = 1.0
+    reward_shift: float = 0.0
     best_share: float = 1.0
     cocoa: bool = False
     transduction: TransductionConfig = TransductionConfig()
@@ -100,10 +104,20 @@ class OfflineConfig:
             raise UserError(
                 f"Unknown reward_scaling {self.reward_scaling!r}: choose none or range."
             )
+        if self.reward_factor <= 0:
+            raise UserError(
+                f"reward_factor is {self.reward_factor:g}: choose more than 0."
+            )
         if not 0.0 < self.best_share <= 1.0:
             raise UserError(
                 f"best_share is {self.best_share}: choose more than 0, at most 1."
             )
+
+    @property
+    def keeps_rewards(self) -> bool:
+        """Whether rewards are learned from as they were recorded."""
+        factor, shift = self.reward_factor, self.reward_shift
+        return self.reward_scaling == "none" and factor == 1.0 and shift == 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +219,7 @@ class OfflineAlgorithm(Algorithm):
                 n_online,
                 goes_on=True,
                 reward_scale=reward_scale,
+                reward_shift=config.reward_shift,
                 failing_reward=transitions.failing_reward(data),
             )
         sets = evaluation_sets(env_config, dataset, config.n_eval_levels)
@@ -327,6 +342,7 @@ def online_stage(
     *,
     goes_on: bool,
     reward_scale: float = 1.0,
+    reward_shift: float = 0.0,
     failing_reward: float | None = None,
 ) -> OnlineStage:
     """Playing on new levels of the train split, or on the given ones.
@@ -354,6 +370,7 @@ def online_stage(
         n_updates,
         goes_on,
         reward_scale,
+        reward_shift,
         failing_reward,
     )
 
@@ -406,13 +423,34 @@ def prepared(config: OfflineConfig, dataset: Dataset) -> tuple[OfflineData, floa
     data = dataset.data
     if config.best_share < 1.0:
         data = best_episodes(data, config.best_share)
+    if config.keeps_rewards:
+        return data, 1.0
+    factor = config.reward_factor
     if config.reward_scaling == "range":
-        return scaled_rewards(data)
-    return data, 1.0
+        factor *= range_factor(data)
+    factor = np.float32(factor)
+    shifted = with_rewards(data, factor, config.reward_shift, config.agent.discount)
+    return shifted, float(factor)
 
 
-def scaled_rewards(data: OfflineData) -> tuple[OfflineData, float]:
-    """Rewards such that the returns of whole episodes span `_RANGE`, and their factor.
+def with_rewards(
+    data: OfflineData, factor: np.float32, shift: float, discount: float
+) -> OfflineData:
+    """Rewards `factor` r + `shift`, and the returns that they make."""
+    rows, start = data.rows, np.asarray(data.episode_start)
+    reward, to_go = rows.reward * factor, rows.return_to_go
+    if to_go is not None:
+        to_go = to_go * factor
+    if shift:
+        reward = (reward + shift).astype(np.float32)
+        if to_go is not None:
+            length = np.asarray(data.episode_length)
+            to_go = transitions.returns_to_go(reward, start, length, discount)
+    return data.replace(rows=rows.replace(reward=reward, return_to_go=to_go))
+
+
+def range_factor(data: OfflineData) -> float:
+    """What rewards are multiplied by, so that returns of whole episodes span `_RANGE`.
 
     Raises:
       UserError: all episodes have the same return.
@@ -425,13 +463,7 @@ def scaled_rewards(data: OfflineData) -> tuple[OfflineData, float]:
             "All episodes of the dataset have the same return, which rewards cannot be "
             "scaled by: choose reward_scaling none."
         )
-    scale = np.float32(_RANGE / span)
-    to_go = rows.return_to_go
-    rows = rows.replace(
-        reward=rows.reward * scale,
-        return_to_go=None if to_go is None else to_go * scale,
-    )
-    return data.replace(rows=rows), float(scale)
+    return _RANGE / span
 
 
 def evaluation_sets(

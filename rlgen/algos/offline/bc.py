@@ -22,8 +22,8 @@ class BC(Agent):
 
     metrics = ("actor_loss",)
 
-    def __init__(self, factory, config: BCConfig):
-        super().__init__(factory, config)
+    def __init__(self, factory, config: BCConfig, total_updates: int = 0):
+        super().__init__(factory, config, total_updates)
         self._actor = factory.actor(factory.action_size)
 
     def networks(self):
@@ -48,5 +48,5 @@ class BC(Agent):
             error = jnp.square(action - batch.action).mean()
             return error, {"actor_loss": error}
 
-        state, metrics = descend(state, "actor", loss, state.numbers["actor_lr"])
+        state, metrics = descend(state, "actor", loss, self.actor_lr(state))
         return state.replace(n_updates=state.n_updates + 1), metrics

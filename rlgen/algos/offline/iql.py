@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rlgen import distributions
-from rlgen.algos.offline.agent import Agent, AgentConfig, AgentState, descend, follow
+from rlgen.algos.offline.agent import Agent, AgentConfig, descend, follow
 from rlgen.errors import UserError
 
 
@@ -21,7 +21,6 @@ class IQLConfig(AgentConfig):
       expectile: tau; 0.5 is the mean, 1 the maximum over recorded actions.
       inverse_temperature: beta, how much better actions weigh more.
       max_weight: the largest weight of an action.
-      anneal_actor: lower the actor's learning rate to 0 over the run (half a cosine).
     """
 
     expectile: float = 0.7
@@ -48,17 +47,13 @@ class IQL(Agent):
 
     V learns the expectile of min Q(s, a) over recorded actions, Q learns
     r + gamma V(s'), and the actor maximises min(exp(beta (Q - V)), 100) log pi(a | s).
-
-    Attributes:
-      total_updates: gradient steps of the run, for the actor's schedule.
     """
 
     metrics = ("value_loss", "critic_loss", "actor_loss", "q", "advantage", "weight")
     with_targets = ("critic",)
 
-    def __init__(self, factory, config: IQLConfig, total_updates: int):
-        super().__init__(factory, config)
-        self.total_updates = total_updates
+    def __init__(self, factory, config: IQLConfig, total_updates: int = 0):
+        super().__init__(factory, config, total_updates)
         self._mean = factory.actor(factory.action_size)
         self._critic = factory.critics(2)
         self._value = factory.value()
@@ -114,9 +109,7 @@ class IQL(Agent):
             loss = -(weight * policy.log_prob(batch.action)).mean()
             return loss, {"actor_loss": loss, "weight": weight.mean()}
 
-        state, actor_metrics = descend(
-            state, "actor", actor_loss, self._actor_lr(state)
-        )
+        state, actor_metrics = descend(state, "actor", actor_loss, self.actor_lr(state))
 
         target = batch.reward + n["discount"] * jnp.where(
             batch.terminated, 0.0, next_value
@@ -130,10 +123,3 @@ class IQL(Agent):
         state, critic_metrics = descend(state, "critic", critic_loss, n["critic_lr"])
         state = follow(state).replace(n_updates=state.n_updates + 1)
         return state, value_metrics | actor_metrics | critic_metrics
-
-    def _actor_lr(self, state: AgentState) -> jax.Array:
-        lr = state.numbers["actor_lr"]
-        if not self.config.anneal_actor:
-            return lr
-        done = jnp.minimum(state.n_updates / self.total_updates, 1.0)
-        return lr * 0.5 * (1.0 + jnp.cos(jnp.pi * done))

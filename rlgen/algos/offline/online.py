@@ -86,8 +86,9 @@ class OnlineStage(Stage):
       n_steps: gradient steps of an update.
       n_updates: updates of the run.
       goes_on: from the agent of the stage `AGENT`, and with the dataset.
-      reward_scale: that the dataset's rewards were multiplied with.
-      failing_reward: of steps without success, multiplied as well, where rewards are
+      reward_scale, reward_shift: that the dataset's rewards were multiplied with, and
+        what was added then.
+      failing_reward: of steps without success, changed as well, where rewards are
         sparse; see `transitions.failing_reward`.
     """
 
@@ -100,6 +101,7 @@ class OnlineStage(Stage):
     n_updates: int
     goes_on: bool
     reward_scale: float = 1.0
+    reward_shift: float = 0.0
     failing_reward: float | None = None
 
     @property
@@ -237,6 +239,8 @@ class OnlineStage(Stage):
         ended = done & keeps
         totals, returns = _returns(state.totals, played["reward"], done, keeps)
         played["reward"] *= self.reward_scale
+        if self.reward_shift:
+            played["reward"] += self.reward_shift
         if self.whole_episodes:
             played["return_to_go"] = _to_go(
                 played["reward"],

@@ -29,6 +29,8 @@ class SACConfig(AgentConfig):
       max_temperature: alpha is kept below.
       entropy_per_action: the entropy that alpha is steered to, for each number of the
         action.
+      backup_actions: actions that are tried after a step, of which targets take the one
+        of most value (max-target backup); 1 is the policy's own.
       floor_target: targets are at least `target_floor`.
       target_floor: see there; 0 where no return is negative.
       diversity: eta, weight of EDAC's term that makes critics' slopes differ.
@@ -37,7 +39,8 @@ class SACConfig(AgentConfig):
       cql_temperature: tau of the soft maximum over them.
       cql_importance: weigh sampled actions by their density.
       cql_gap: with a Lagrange multiplier, the gap that is tolerated; below 0 without.
-      multiplier_lr: learning rate of the multiplier.
+      multiplier: it at the start.
+      multiplier_lr: its learning rate.
       calibrated: values of the policy's actions count at least the return that the
         data had from there (Cal-QL).
     """
@@ -48,6 +51,7 @@ class SACConfig(AgentConfig):
     temperature_lr: float = 3e-4
     max_temperature: float = 1e6
     entropy_per_action: float = -1.0
+    backup_actions: int = 1
     floor_target: bool = False
     target_floor: float = 0.0
     diversity: float = 0.0
@@ -56,21 +60,24 @@ class SACConfig(AgentConfig):
     cql_temperature: float = 1.0
     cql_importance: bool = True
     cql_gap: float = -1.0
+    multiplier: float = 1.0
     multiplier_lr: float = 3e-4
     calibrated: bool = False
 
     def __post_init__(self):
         super().__post_init__()
-        if min(self.n_critics, self.cql_actions) < 1:
-            raise UserError("n_critics and cql_actions must be at least 1.")
+        if min(self.n_critics, self.cql_actions, self.backup_actions) < 1:
+            raise UserError(
+                "n_critics, cql_actions and backup_actions must be at least 1."
+            )
         if self.diversity > 0 and self.n_critics < 2:
             raise UserError("diversity needs n_critics of at least 2.")
         if self.cql_weight <= 0 and (self.cql_gap >= 0 or self.calibrated):
             raise UserError(
                 "cql_gap and calibrated have no effect without cql_weight: set it."
             )
-        if self.temperature <= 0:
-            raise UserError("temperature must be above 0.")
+        if min(self.temperature, self.multiplier) <= 0:
+            raise UserError("temperature and multiplier must be above 0.")
 
 
 class Sampled(NamedTuple):
@@ -125,8 +132,8 @@ class SAC(Agent):
 
     with_targets = ("critic",)
 
-    def __init__(self, factory, config: SACConfig):
-        super().__init__(factory, config)
+    def __init__(self, factory, config: SACConfig, total_updates: int = 0):
+        super().__init__(factory, config, total_updates)
         self.needs = ("return_to_go",) if config.calibrated else ()
         # What critics estimate goes on beyond time limits, and so must its bound.
         self.endless_returns = config.calibrated
@@ -151,7 +158,8 @@ class SAC(Agent):
             "log_temperature": lambda key: jnp.asarray(start, jnp.float32),
         }
         if self.has_multiplier:
-            parts["log_multiplier"] = lambda key: jnp.float32(0.0)
+            multiplier = jnp.log(self.config.multiplier)
+            parts["log_multiplier"] = lambda key: jnp.asarray(multiplier, jnp.float32)
         return parts
 
     @property
@@ -169,11 +177,22 @@ class SAC(Agent):
         alpha = jnp.exp(state.params["log_temperature"])
         return jnp.minimum(alpha, state.numbers["max_temperature"])
 
-    def next_value(self, state: AgentState, next_obs: Any, key: jax.Array) -> jax.Array:
-        """Values [...] of what the policy does next, by the slow critics' least."""
+    def next_value(
+        self, state: AgentState, next_obs: Any, key: jax.Array, n_actions: int = 1
+    ) -> jax.Array:
+        """Values [...] of what the policy does next, by the slow critics' least.
+
+        Args:
+          n_actions: it may try so many, of which the best counts.
+        """
         policy = self.policy(self._actor(state.params["actor"], next_obs))
-        action, log_prob = policy.sample_and_log_prob(seed=key)
+        shape = () if n_actions == 1 else (n_actions,)
+        action, log_prob = policy.sample_and_log_prob(seed=key, sample_shape=shape)
         value = self._critic(state.targets["critic"], next_obs, action).min(0)
+        if n_actions > 1:
+            best = value.argmax(axis=0)[None]
+            value = jnp.take_along_axis(value, best, axis=0)[0]
+            log_prob = jnp.take_along_axis(log_prob, best, axis=0)[0]
         if self.config.entropy_backup:
             value -= self.temperature(state) * log_prob
         return value
@@ -181,7 +200,7 @@ class SAC(Agent):
     def target(self, state: AgentState, batch, key: jax.Array) -> jax.Array:
         """What the critics should say of a batch. float32[B]."""
         n = state.numbers
-        value = self.next_value(state, batch.next_obs, key)
+        value = self.next_value(state, batch.next_obs, key, self.config.backup_actions)
         target = batch.reward + n["discount"] * jnp.where(batch.terminated, 0.0, value)
         if self.config.floor_target:
             target = jnp.maximum(target, n["target_floor"])
@@ -283,7 +302,9 @@ class SAC(Agent):
             value += self.regulariser(state, batch, action, q)
             return value, (value, -log_prob.mean())
 
-        state, (actor_loss, entropy) = descend(state, "actor", loss, n["actor_lr"])
+        state, (actor_loss, entropy) = descend(
+            state, "actor", loss, self.actor_lr(state)
+        )
         if self.learns_temperature:
             wanted = n["entropy_per_action"] * self.factory.action_size
             state, _ = descend(

@@ -69,8 +69,8 @@ class TD3BC(Agent):
     metrics = ("critic_loss", "actor_loss", "q", "bc_distance")
     with_targets = ("actor", "critic")
 
-    def __init__(self, factory, config: TD3BCConfig):
-        super().__init__(factory, config)
+    def __init__(self, factory, config: TD3BCConfig, total_updates: int = 0):
+        super().__init__(factory, config, total_updates)
         self.batches_per_update = config.policy_delay
         # A number that is traced can be raised later; one that is 0 is not computed.
         self.penalises_target = config.critic_bc > 0
@@ -143,7 +143,7 @@ class TD3BC(Agent):
             state,
             "actor",
             lambda params: self._actor_loss(state, params, batch),
-            state.numbers["actor_lr"],
+            self.actor_lr(state),
         )
         state = follow(state)
         metrics = jax.tree.map(jnp.mean, metrics) | actor_metrics

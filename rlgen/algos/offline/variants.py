@@ -112,10 +112,10 @@ class OutcomeAlgorithm(OfflineAlgorithm):
                 "A decision transformer reads windows of steps, not anchors: leave "
                 "cocoa out."
             )
-        if config.reward_scaling != "none":
+        if not config.keeps_rewards:
             raise UserError(
                 "An agent that is told a return counts the rewards as they are played: "
-                "choose reward_scaling none."
+                "choose reward_scaling none, reward_factor 1 and reward_shift 0."
             )
         transitions.require(data, "return_to_go", "A policy that is told a return")
         target = best_return(data, config.target_quantile)
@@ -175,16 +175,25 @@ class OnlineAlgorithm(OfflineAlgorithm):
     """An agent that has no dataset: it plays from the first update on."""
 
     def build(self, run, env_config, config):
-        if config.data or config.cocoa or config.normalize_obs:
+        scaled = config.reward_scaling != "none"
+        if config.data or config.cocoa or config.normalize_obs or scaled:
             raise UserError(
-                "This agent learns from what it plays: leave data, cocoa and "
-                "normalize_obs out."
+                "This agent learns from what it plays: leave data, cocoa, "
+                "normalize_obs and reward_scaling out."
             )
         env = env_config.make_env()
         agent = self.agent_of(config, self.factory(config, env), run.n_updates)
         encoder = self.encoder(config, self.factory(config, env), {})
         stage = online_stage(
-            config, agent, encoder, env, env_config, run.n_updates, goes_on=False
+            config,
+            agent,
+            encoder,
+            env,
+            env_config,
+            run.n_updates,
+            goes_on=False,
+            reward_scale=config.reward_factor,
+            reward_shift=config.reward_shift,
         )
         sets = env_config.eval_sets()
         return self.experiment(

@@ -569,7 +569,7 @@ def test_iql_anneals_over_the_planned_run():
     agent = IQL(Factory(SMALL, 2, 1), IQLConfig(), 100)
     state = jax.jit(agent.init)(KEY)
     lrs = [
-        float(agent._actor_lr(state.replace(n_updates=jnp.int32(n))))
+        float(agent.actor_lr(state.replace(n_updates=jnp.int32(n))))
         for n in (0, 50, 100, 150)
     ]
     np.testing.assert_allclose(lrs, [3e-4, 1.5e-4, 0.0, 0.0], atol=1e-9)

@@ -12,7 +12,7 @@ from probes import Push, PushConfig
 from tiny import assert_same_bits
 
 from rlgen import datasets, programs, registry, runner
-from rlgen.algos.offline.assembly import OfflineAlgorithm, scaled_rewards
+from rlgen.algos.offline.assembly import OfflineAlgorithm, range_factor, with_rewards
 from rlgen.algos.offline.outcomes import Conditioned
 from rlgen.algos.offline.variants import OnlineAlgorithm
 from rlgen.env import check_env
@@ -221,7 +221,8 @@ def test_conditioned_environments_keep_the_contract():
 
 def test_rewards_are_scaled_by_the_range_of_returns():
     data = from_episodes(pushed()[0], discount=0.9)
-    scaled, factor = scaled_rewards(data)
+    factor = np.float32(range_factor(data))
+    scaled = with_rewards(data, factor, 0.0, 0.9)
     totals = np.bincount(scaled.rows.episode_id, scaled.rows.reward)
     assert np.ptp(totals) == pytest.approx(1000.0, rel=1e-4)
     ratio = np.asarray(scaled.rows.reward) / np.asarray(data.rows.reward)
@@ -231,7 +232,7 @@ def test_rewards_are_scaled_by_the_range_of_returns():
     )
     flat = data.replace(rows=data.rows.replace(reward=np.zeros(len(data.rows))))
     with pytest.raises(UserError, match="the same return"):
-        scaled_rewards(flat)
+        range_factor(flat)
 
 
 @pytest.mark.parametrize(
