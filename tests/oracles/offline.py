@@ -78,3 +78,52 @@ def returns_that_bound(reward, was_cut_off, discount, failing=None):
         value = r + discount * value
         values.insert(0, value)
     return values
+
+
+def layer_norm(x, layer, eps=1e-5):
+    """Of one token."""
+    x = (x - x.mean()) / np.sqrt(x.var() + eps)
+    return x * np.asarray(layer["scale"], float) + np.asarray(layer["offset"], float)
+
+
+def transformer(params, obs, to_go, action, n_heads):
+    """Actions of a decision transformer at T steps, which are all that there were.
+
+    Chen et al. 2021, figure 1, over the order (last action, return to go, observation),
+    with the blocks of GPT-2: normalised before, GELU by its tangent. Token by token,
+    each of which sees those before it and itself.
+    """
+
+    def dense(layer, x):
+        return x @ np.asarray(layer["kernel"], float) + np.asarray(layer["bias"], float)
+
+    n = len(obs)
+    place = np.asarray(params["place"], float)[-n:]
+    tokens = []
+    for t in range(n):
+        for name, x in (("action", action), ("to_go", to_go), ("obs", obs)):
+            tokens.append(dense(params[name], x[t]) + place[t])
+    for block in params["blocks"]:
+        q, k, v = [], [], []
+        for x in tokens:
+            parts = np.split(dense(block["qkv"], layer_norm(x, block["norm_1"])), 3)
+            for heads, part in zip((q, k, v), parts, strict=True):
+                heads.append(np.split(part, n_heads))
+        after = []
+        for i, x in enumerate(tokens):
+            mixed = []
+            for h in range(n_heads):
+                fits = [q[i][h] @ k[j][h] for j in range(i + 1)]
+                weights = np.exp(np.array(fits) / np.sqrt(len(q[i][h])))
+                weights /= weights.sum()
+                mixed.append(sum(w * v[j][h] for j, w in enumerate(weights)))
+            x = x + dense(block["out"], np.concatenate(mixed))
+            up = dense(block["up"], layer_norm(x, block["norm_2"]))
+            gelu = (
+                0.5 * up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3)))
+            )
+            after.append(x + dense(block["down"], gelu))
+        tokens = after
+    return np.array(
+        [dense(params["head"], layer_norm(x, params["norm"])) for x in tokens[2::3]]
+    )

@@ -314,6 +314,12 @@ def test_adam_steps_and_slow_copies_follow():
         first.params["actor"],
         state.params["actor"],
     )
+    # A gradient of ones, scaled down to a norm of 1/4: a tenth of it is remembered.
+    short, _ = descend(state, "actor", lambda p: (_sum(p), None), 0.1, 0.25)
+    mean = short.optimizers["actor"].mu
+    assert float(_sum(jax.tree.map(jnp.square, mean))) ** 0.5 == pytest.approx(
+        0.1 * 0.25, rel=1e-3
+    )
     moved = follow(first)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b - 0.1 * 0.005, atol=1e-5),
@@ -392,10 +398,11 @@ AGENTS = {
 }
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", [*AGENTS, "bc"])
 def test_slow_copies_follow_once_in_an_update(name):
     """However many steps of the critics it has; the actor's step comes before."""
-    agent = AGENTS[name](Factory(SMALL, 3, 2))
+    make = AGENTS.get(name, lambda factory: BC(factory, BCConfig(**FAST)))
+    agent = make(Factory(SMALL, 3, 2))
     state = with_slow_copies_apart(jax.jit(agent.init)(KEY))
     n = agent.batches_per_update
     batches = jax.tree.map(lambda x: jnp.stack([x] * n), batch_of())
@@ -588,6 +595,13 @@ def test_iql_anneals_over_the_planned_run():
 def test_settings_that_cannot_be(make, sentence):
     with pytest.raises(UserError, match=sentence):
         make()
+
+
+def test_the_least_of_settings_will_do():
+    assert BCConfig(batch_size=1, discount=0.0)
+    assert SACConfig(n_critics=1, cql_actions=1, cql_weight=1.0, cql_gap=0.0)
+    assert SACConfig(n_critics=2, diversity=1.0)
+    assert TD3BCConfig(policy_delay=1)
 
 
 def test_what_the_data_lacks_is_said():

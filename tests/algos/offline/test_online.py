@@ -54,6 +54,8 @@ def test_whole_episodes_are_one_each_with_their_returns():
     stage, _, _, (rows, keeps, _, _) = played(True)
     assert rows["obs"].shape == (12, 4, 2) and stage.env_steps_per_update == 48
     ended = rows["terminated"] | rows["truncated"]
+    # On a level each: what is to be reached differs.
+    assert len(np.unique(rows["obs"][0, :, 1])) == 4
     for b in range(4):
         n = int(np.argmax(ended[:, b])) + 1
         np.testing.assert_array_equal(keeps[:, b], np.arange(12) < n)
@@ -214,6 +216,8 @@ def test_an_agent_goes_on_from_what_the_dataset_taught(push_dataset):
 def test_settings_that_cannot_be(make, sentence):
     with pytest.raises(UserError, match=sentence):
         make()
+    # One update's steps are enough.
+    assert OnlineConfig(n_envs=1, n_steps=1, n_levels=1, replay_size=1)
 
 
 def test_only_levels_of_the_train_split_are_played():
