@@ -1,5 +1,7 @@
 """PAIRED and REPAIRED: what is paid, who learns, and what a teacher can find."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 from rlgen import training
+from rlgen.algos.student import Student
 from rlgen.algos.ued import paired
 from rlgen.algos.ued.curriculum import GENERATED_LEVELS, REPLAYED
 from rlgen.algos.ued.paired import REGRETS, Earned
@@ -132,6 +135,32 @@ def test_every_agent_learns_and_steps_of_both_students_count():
     chex.assert_trees_all_equal(last.teacher.params, before.teacher.params)
     with pytest.raises(AssertionError):
         chex.assert_trees_all_equal(last.antagonist.params, before.antagonist.params)
+
+
+class TellsItsRate(Student):
+    """Learns nothing: its loss is the factor on its learning rate."""
+
+    def learn(self, learner, hyper, play, key, lr_scale, trains):
+        return learner, {name: jnp.float32(lr_scale) for name in self.rule.metrics}
+
+
+def test_the_antagonists_rate_falls_as_the_students_does_and_the_teachers_stays():
+    curriculum = experiment(anneal_lr=True).curriculum
+    told = dataclasses.replace(
+        curriculum,
+        antagonist=TellsItsRate(**vars(curriculum.antagonist)),
+        teacher=TellsItsRate(**vars(curriculum.teacher)),
+    )
+    state, key = jax.jit(told.init)(jax.random.key(0)), jax.random.key(1)
+    sample = jax.jit(told.sample, static_argnums=3)
+    zeros, none = jnp.zeros(8), jnp.zeros(8, jnp.int32)
+    feedback = Feedback(zeros, zeros, zeros, none, none)
+    update = jax.jit(told.update)
+    for done in (0, 4, 9):
+        begun, draw = sample(state.replace(clock=jnp.int32(done)), key, key, 8)
+        _, metrics = update(begun, key, draw, feedback)
+        assert float(metrics["antagonist_loss"]) == pytest.approx(1.0 - done / 10)
+        assert float(metrics["teacher_loss"]) == 1.0
 
 
 def test_minimax_has_no_antagonist():
