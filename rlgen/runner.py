@@ -244,6 +244,7 @@ class _Loop:
             memory_bytes=self.program.plan.estimate.needed,
             compile_s=round(self.program.compile_s, 2),
             resumed_at=update,
+            **self._reached(update),  # who saved it may have been killed before saying
         )
         self.clock = time.perf_counter()
         self.last_row_s, self.last_row_update = self.wall_s, update
@@ -367,12 +368,16 @@ class _Loop:
     def _save(self, update: int, states: PyTree) -> None:
         host = {"metrics_size": self.store.metrics_size(), "wall_s": self._now()}
         self.checkpoints.save(update, states, host)
+        self.store.update_run(**self._reached(update))
+
+    def _reached(self, update: int) -> dict[str, Any]:
+        """What run.json says of a run that was saved after an update."""
         env_steps = self.program.experiment.env_steps(update)
-        self.store.update_run(
-            update=update,
-            env_steps=env_steps * self.config.seeds,
-            wall_s=round(self.wall_s, 2),
-        )
+        return {
+            "update": update,
+            "env_steps": env_steps * self.config.seeds,
+            "wall_s": round(self.wall_s, 2),
+        }
 
 
 def episode_table(

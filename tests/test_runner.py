@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import chex
 import jax
 import jax.numpy as jnp
+import kills
 import numpy as np
 import pandas as pd
 import pytest
 from tiny import TINY_MAZE, as_data, assert_same_bits, operations, preempted
 
+from rlgen import config as configs
 from rlgen import programs, runner, training
 from rlgen.config import RunConfig
 from rlgen.errors import UserError
@@ -171,57 +171,57 @@ def test_a_stopped_run_goes_on_to_the_same_bits(whole, program, tmp_path):
     )
 
 
-def start(out):
-    """A process that trains for 400 updates and saves after every chunk."""
-    settings = TINY | {"n_updates": 400, "log_every": 5, "checkpoint_every_s": 0.0}
-    flags = [f"--{k.replace('_', '-')}={v}" for k, v in settings.items()]
-    return subprocess.Popen(
-        [sys.executable, "-m", "rlgen.cli", "train", "plr", *flags, f"--out={out}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-
-
-def end_of(out):
-    """The only run below `out`, which is done: its store, states and metrics."""
-    (path,) = out.iterdir()
-    config, store = training.load_run(path)
-    assert store.is_done
-    _, update, states = training.restore(config, store)
-    assert update == 400
-    rows = store.read_metrics().drop(columns=["wall_s", "steps_per_s"])
-    return store, jax.tree.map(as_data, states), rows
-
-
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """What a process ended with that nobody killed."""
-    out = tmp_path_factory.mktemp("undisturbed")
-    assert start(out).wait(timeout=240) == 0
-    return end_of(out)
+def moments(program, tmp_path_factory):
+    """A whole run, and copies of its directory at operations on its files.
+
+    Each is what SIGKILL leaves then: of every stage one of every kind, and what is
+    about to be named half written too. `kills.py` kills processes of every family.
+    """
+    base = tmp_path_factory.mktemp("moments")
+    config = tiny(seeds=2, eval_every=2, checkpoint_every_s=0.0, keep_policies=True)
+    seen, copies = collections.Counter(), []
+
+    def copy(event, args, name):
+        kind = (kills.stage_of(name), event)
+        seen[kind] += 1
+        # Two of each at most, and the later ones of what is done often.
+        if seen[kind] in (1, 8):
+            copies.append(base / "-".join([*kind, str(seen[kind])]))
+            shutil.copytree(whole.path, copies[-1])
+            if event == "os.rename":
+                half = copies[-1] / os.path.relpath(args[0], whole.path)
+                kills.halve(half)
+
+    whole = RunStore(base / "whole")
+    watch = kills.Watch(whole.path, copy)
+    try:
+        states = end(program, config, whole.path)
+    finally:
+        watch.tell = None
+    return config, whole.path, states, copies
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_process_goes_on_to_the_same_bits(undisturbed, tmp_path, signum):
-    """A real process is killed; SIGKILL costs what came after the last checkpoint."""
-    process = start(tmp_path)
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and process.poll() is None:
-        found = list(tmp_path.glob("*/run.json"))
-        if found and json.loads(found[0].read_text()).get("update", 0) >= 20:
-            break
-        time.sleep(0.05)
-    process.send_signal(signum)
-    _, stderr = process.communicate(timeout=120)
-    expected = -signal.SIGKILL if signum == signal.SIGKILL else 128 + signal.SIGTERM
-    assert process.returncode == expected, stderr.decode()[-2000:]
-    assert not list(tmp_path.glob("*/DONE"))
-    assert start(tmp_path).wait(timeout=240) == 0
-    store, states, rows = end_of(tmp_path)
-    assert store.read_run()["resumed_at"] >= 20
-    assert_same_bits(states, undisturbed[1])
-    pd.testing.assert_frame_equal(rows, undisturbed[2])
+def end(program, config, path):
+    """Trains in a directory, from nothing or on, to DONE; the states."""
+    store = RunStore.open("", config.name, config, str(path))
+    training.save_levels(program.experiment, store)
+    states = runner.run(program.experiment, config.run, store, program=program)
+    store.finish()
+    return jax.device_get(jax.tree.map(as_data, states))
+
+
+def test_a_run_that_is_killed_at_any_write_goes_on_to_the_same_bits(program, moments):
+    config, whole, expected, copies = moments
+    stages = {path.name.split("-")[0] for path in copies}
+    assert stages == {
+        *("start", "levels", "metrics", "policies", "evaluation", "checkpoint", "end")
+    }
+    # It saves no more than it must: what was half saved is not saved again.
+    seldom = configs.override(config, {"checkpoint_every_s": 3600.0}, "test")
+    for path in copies:
+        assert_same_bits(end(program, seldom, path), expected)
+        assert kills.differences(whole, path) == [], path.name
 
 
 @pytest.fixture(scope="module")
