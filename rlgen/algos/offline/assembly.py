@@ -437,15 +437,15 @@ def with_rewards(
     data: OfflineData, factor: np.float32, shift: float, discount: float
 ) -> OfflineData:
     """Rewards `factor` r + `shift`, and the returns that they make."""
-    rows, start = data.rows, np.asarray(data.episode_start)
+    rows: Any = data.rows
     reward, to_go = rows.reward * factor, rows.return_to_go
     if to_go is not None:
         to_go = to_go * factor
     if shift:
-        reward = (reward + shift).astype(np.float32)
-        if to_go is not None:
-            length = np.asarray(data.episode_length)
-            to_go = transitions.returns_to_go(reward, start, length, discount)
+        reward = np.asarray(reward + shift, np.float32)
+    if shift and to_go is not None:
+        places = np.asarray(data.episode_start), np.asarray(data.episode_length)
+        to_go = transitions.returns_to_go(reward, *places, discount)
     return data.replace(rows=rows.replace(reward=reward, return_to_go=to_go))
 
 

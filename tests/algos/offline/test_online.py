@@ -114,6 +114,7 @@ def test_played_rewards_are_scaled_like_recorded_ones_and_actions_are_in_the_box
         n_envs=4,
         n_steps=16,
         reward_scaling="range",
+        reward_shift=-5.0,
     )
     update = jax.jit(experiment.update)
     before, _ = update(experiment.init(KEY))
@@ -124,7 +125,7 @@ def test_played_rewards_are_scaled_like_recorded_ones_and_actions_are_in_the_box
     distance = np.abs(rows.next_obs[:n, 0] - rows.next_obs[:n, 1])
     stage = experiment.stages[ONLINE]
     assert isinstance(stage, OnlineStage) and stage.reward_scale > 2
-    expected = stage.reward_scale * (1 - distance)
+    expected = stage.reward_scale * (1 - distance) - 5.0
     np.testing.assert_allclose(rows.reward[:n], expected, rtol=1e-3, atol=1e-3)
     assert np.abs(metrics["train_return"]) < 12  # as played
     # Of a Gaussian that is not squashed some samples lie outside.

@@ -10,7 +10,7 @@ from algos_offline import build_on_push
 from offline_data import episodes_of
 from oracles import offline as oracle
 
-from rlgen.algos.offline.agent import descend
+from rlgen.algos.offline.agent import descend, numbers
 from rlgen.algos.offline.assembly import OfflineConfig, with_rewards
 from rlgen.algos.offline.bc import BC, BCConfig
 from rlgen.algos.offline.decision_transformer import (
@@ -20,12 +20,9 @@ from rlgen.algos.offline.decision_transformer import (
 )
 from rlgen.algos.offline.functions import Factory, NetsConfig
 from rlgen.algos.offline.iql import IQL, IQLConfig
-from rlgen.algos.offline.model_based import DYNAMICS
-from rlgen.algos.offline.online import ONLINE
 from rlgen.algos.offline.outcomes import with_outcomes
 from rlgen.algos.offline.sac import SAC, SACConfig
 from rlgen.algos.offline.sampling import Windows
-from rlgen.algos.offline.stages import AGENT
 from rlgen.algos.offline.td3_bc import TD3BC, TD3BCConfig
 from rlgen.errors import UserError
 from rlgen.transitions import from_episodes, with_endless_returns
@@ -103,26 +100,6 @@ def test_antmaze_as_cal_ql_reads_it():
     np.testing.assert_allclose(returns[4:], -500.0, rtol=1e-5)
 
 
-def test_what_is_played_counts_like_what_was_recorded(push_dataset):
-    made = build_on_push(
-        "iql",
-        data=str(push_dataset),
-        n_updates=2,
-        online_updates=1,
-        n_envs=2,
-        n_steps=8,
-        reward_scaling="none",
-        reward_factor=10.0,
-        reward_shift=-5.0,
-    )
-    state, _ = jax.jit(lambda key: made.train(key, 2))(KEY)
-    buffer = jax.device_get(state.stages[ONLINE].buffer)
-    rows = jax.tree.map(lambda x: x[: int(buffer.n_written)], buffer.rows)
-    distance = np.abs(rows.next_obs[:, 0] - rows.next_obs[:, 1])
-    expected = 10.0 * (1 - distance) - 5.0
-    np.testing.assert_allclose(rows.reward, expected, rtol=1e-3, atol=1e-3)
-
-
 AGENTS = {
     "bc": lambda n, **s: BC(SMALL, BCConfig(**s), n),
     "td3-bc": lambda n, **s: TD3BC(SMALL, TD3BCConfig(policy_delay=1, **s), n),
@@ -190,31 +167,30 @@ def test_a_transformer_decays_and_leaves_out_only_in_learning():
     plain = DecisionTransformer(WINDOWED, TransformerConfig(**TINY))
     state = jax.jit(plain.init)(KEY)
 
-    def learned(key=KEY, **settings):
-        agent = DecisionTransformer(WINDOWED, TransformerConfig(**TINY, **settings))
-        own = state.replace(numbers=jax.jit(agent.init)(KEY).numbers)
-        return jax.jit(agent.update)(own, batches, key)
+    def learner(**settings):
+        config = TransformerConfig(**TINY, **settings)
+        agent = DecisionTransformer(WINDOWED, config)
+        own, update = state.replace(numbers=numbers(config)), jax.jit(agent.update)
+        return lambda seed: update(own, batches, jax.random.key(seed))
 
-    bare, decayed = learned()[0], learned(weight_decay=0.5)[0]
+    learned, decayed = learner(), learner(weight_decay=0.5)
     jax.tree.map(
         lambda a, b, start: np.testing.assert_allclose(
             a, b - 1e-4 * 0.5 * start, rtol=1e-4, atol=1e-8
         ),
-        decayed.params["actor"],
-        bare.params["actor"],
+        decayed(0)[0].params["actor"],
+        learned(0)[0].params["actor"],
         state.params["actor"],
     )
-    losses = [
-        float(learned(jax.random.key(seed), dropout=0.5)[1]["actor_loss"])
-        for seed in range(2)
-    ]
-    assert losses[0] != losses[1]
-    assert learned(jax.random.key(1))[1] == learned()[1]
+    forgetful = learner(dropout=0.5)
+    assert forgetful(0)[1] != forgetful(1)[1]
+    assert learned(0)[1] == learned(1)[1]
     agent = DecisionTransformer(WINDOWED, TransformerConfig(**TINY, dropout=0.5))
-    obs = windows().obs[:, -1]
-    np.testing.assert_array_equal(
-        agent.act(state.params["actor"], obs), plain.act(state.params["actor"], obs)
-    )
+    acts = [
+        jax.jit(a.act)(state.params["actor"], batches.obs[0, :, -1])
+        for a in (agent, plain)
+    ]
+    np.testing.assert_array_equal(*acts)
 
 
 def test_what_stays_is_scaled_to_the_same_mean():
@@ -225,27 +201,30 @@ def test_what_stays_is_scaled_to_the_same_mean():
 
 
 def test_times_have_embeddings_of_their_own():
-    """A window that ends at time t reads the rows t - 3 to t of the table."""
+    """A window that ends at time t reads rows t - 3 to t, and the last beyond them."""
     times = DecisionTransformer(WINDOWED, TransformerConfig(**TINY, max_time=6))
     places = DecisionTransformer(WINDOWED, TransformerConfig(**TINY))
     params = jax.jit(times.init)(KEY).params["actor"]
     assert params["place"].shape == (6, 8)
-    batch = windows()
-    n_real = batch.time[:, -1] + 1
-    said = times.actions(params, batch.obs, n_real)
-    for i, end in enumerate((0, 2, 5)):
+    obs = windows().obs[jnp.array([0, 1, 2, 2])]
+    n_real = jnp.array([1, 3, 6, 9])
+    said = jax.jit(times.actions)(params, obs, n_real)
+    expect = jax.jit(places.actions)
+    for i in range(4):
+        end = int(n_real[i]) - 1
         rows = np.clip(np.arange(end - 3, end + 1), 0, 5)
         own = params | {"place": params["place"][rows]}
-        expected = places.actions(own, batch.obs[i : i + 1], n_real[i : i + 1])
-        np.testing.assert_allclose(said[i], expected[0], rtol=1e-5, atol=1e-6)
-    # Played step by step, it counts the same times; after them, the last stays.
-    carry = times.initial_carry(1)
-    for t in range(6):
-        obs, reset = batch.obs[2:3, min(t, 3)], jnp.array([t == 0])
-        carry, last = times.step(params, carry, obs, reset)
-    assert int(carry[1][0]) == 6
-    late = times.actions(params, carry[0], jnp.array([9]))
-    assert np.abs(np.asarray(late[:, -1]) - np.asarray(last)).max() < 1.0
+        np.testing.assert_allclose(
+            said[i], expect(own, obs, n_real)[i], rtol=1e-5, atol=1e-6
+        )
+    # Played step by step, it counts the same times.
+    carry, step = times.initial_carry(1), jax.jit(times.step)
+    for t in range(9):
+        now = obs[2:3, min(t, 3)]
+        carry, last = step(params, carry, now, jnp.array([t == 0]))
+    window = jnp.broadcast_to(obs[2:3, 3:4], (4, 4, WIDE_OBS))
+    late = jax.jit(times.actions)(params, window, n_real)
+    np.testing.assert_allclose(last[0], late[3, -1], rtol=1e-5, atol=1e-6)
 
 
 def test_tokens_are_normalised_and_blocks_activated_as_told():
@@ -254,9 +233,10 @@ def test_tokens_are_normalised_and_blocks_activated_as_told():
     params = jax.jit(agent.init)(KEY).params["actor"]
     batch = windows()
     n_real = batch.time[:, -1] + 1
-    said = agent.actions(params, batch.obs, n_real)
+    actions = jax.jit(agent.actions)
+    said = actions(params, batch.obs, n_real)
     blind = {"scale": jnp.zeros(8), "offset": jnp.zeros(8)}
-    nothing = agent.actions(params | {"token_norm": blind}, batch.obs, n_real)
+    nothing = actions(params | {"token_norm": blind}, batch.obs, n_real)
     np.testing.assert_allclose(nothing, nothing[:1, :1] + 0 * nothing, atol=1e-7)
     assert np.abs(np.asarray(said) - np.asarray(nothing)).max() > 1e-4
     # Of hidden numbers below 0 a rectifier leaves nothing.
@@ -267,7 +247,7 @@ def test_tokens_are_normalised_and_blocks_activated_as_told():
     without = {**block["down"], "kernel": 0.0 * block["down"]["kernel"]}
     bare = {**params, "blocks": [{**block, "down": without}]}
     np.testing.assert_array_equal(
-        agent.actions(off, batch.obs, n_real), agent.actions(bare, batch.obs, n_real)
+        actions(off, batch.obs, n_real), actions(bare, batch.obs, n_real)
     )
 
 
@@ -296,8 +276,3 @@ def test_who_is_told_a_return_counts_rewards_as_they_are(setting, push_dataset):
 def test_who_plays_from_the_start_has_no_range_of_returns():
     with pytest.raises(UserError, match="reward_scaling out"):
         build_on_push("sac", reward_scaling="range")
-
-
-def test_presets_of_the_anchored_learners_build(push_dataset):
-    made = build_on_push("cql", data=str(push_dataset), n_updates=10, cocoa=True)
-    assert [*made.stages] == [DYNAMICS, "reverse", "seeker", AGENT]
