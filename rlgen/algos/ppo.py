@@ -43,9 +43,10 @@ class PPOConfig:
       clip_value: clip the value's move by `clip` too.
       entropy_coef, value_coef: weights of the entropy bonus and of the value loss.
       max_grad_norm: gradients are scaled down to this global norm.
-      separate_clip: those of the value's own parameters by themselves, and so those of
-        the rest, as if each had an optimizer.
-      value_lr_ratio: learning rate of the value's own parameters, as a factor on lr.
+      separate_clip: scale down gradients of the value's own parameters by themselves,
+        and those of the rest by themselves, as two optimizers would.
+      value_lr_ratio: learning rate of the value's own parameters (with LPG, of the
+        prediction's), as a factor on lr.
       adam_eps: epsilon of Adam.
       time_limit: value after the time limit: "terminate" (0) or "bootstrap".
     """
