@@ -271,9 +271,10 @@ class ActorCritic(PolicyNetwork):
 
         def is_own(path, leaf):
             del leaf
-            return any(getattr(step, "key", "") in Heads.VALUE for step in path)
+            return any(step.key in Heads.VALUE for step in path)
 
-        return jax.tree_util.tree_map_with_path(is_own, params)
+        heads = jax.tree_util.tree_map_with_path(is_own, params["heads"])
+        return jax.tree.map(lambda leaf: False, params) | {"heads": heads}
 
     @property
     def _core(self) -> recurrent.Core:
