@@ -2,6 +2,7 @@
 
     python tests/kills.py                        # every family, 12 kills each: hours
     python tests/kills.py --families sfl iql --kills 30 --seed 1
+    python tests/kills.py --kills 0 --moments 20 # minutes: one process for each family
     python tests/kills.py --kills 0 --disk 12    # on disks that are full (Linux)
     python tests/kills.py --kills 0 --memory     # resident memory over 2,000 updates
     python tests/kills.py --kills 0 --sweep      # a sweep whose workers are killed
@@ -206,7 +207,7 @@ _STAGES = {
 #: In the order in which a run comes to them last.
 STAGES = (
     *("start", "levels", "metrics", "policies", "evaluation", "checkpoint", "time"),
-    *("pictures", "export", "end", "after"),
+    *("export", "end", "pictures", "after"),
 )
 
 
@@ -283,13 +284,18 @@ def halve(path: str | Path) -> None:
         os.truncate(path, os.path.getsize(path) // 2)
 
 
+def append_half(path: str | Path) -> None:
+    """Leaves half a row at the end of metrics."""
+    with open(path, "a") as file:
+        file.write('{"kind": "train", "seed": 0, "upd')
+
+
 def half(event: str, args: tuple) -> None:
     """Leaves what an operation is about to name as if half of it had been written."""
     if event == "os.rename":
         halve(args[0])
     elif event == "open" and os.fsdecode(args[0]).endswith("metrics.jsonl"):
-        with open(args[0], "a") as file:
-            file.write('{"kind": "train", "seed": 0, "upd')
+        append_half(args[0])
 
 
 @dataclasses.dataclass
@@ -360,6 +366,55 @@ def plan(ops: dict[str, int], seconds: float, n: int, rng: random.Random) -> lis
         how = rng.choice(("before", "half", "soon"))
         kills.append(Kill(stage, rng.randrange(count), how, rng.uniform(0.0, 0.1)))
     return kills
+
+
+# Moments of one process: what a kill leaves is what lies there.
+
+
+def end(program: Any, config: Any, folder: Path) -> None:
+    """Trains in a directory, from nothing or on, to DONE; draws nothing."""
+    from rlgen import runner, training
+    from rlgen.store import RunStore
+
+    store = RunStore.open("", config.name, config, str(folder))
+    training.save_levels(program.experiment, store)
+    states = runner.run(program.experiment, config.run, store, program=program)
+    program.experiment.export(program.gathered(states), store.path)
+    store.finish()
+
+
+def moments(
+    program: Any, config: Any, place: Path, wanted: Callable[[str, str], bool]
+) -> tuple[Path, list[Path]]:
+    """A whole run, and copies of its directory at operations on its files.
+
+    Args:
+      place: a new folder for all of them.
+      wanted: whether to copy, of an operation's stage and event. What is about to be
+        named is half written there.
+
+    Returns:
+      the run's directory, and the copies.
+    """
+    whole, copies = place / "whole", []
+
+    def copy(event: str, args: tuple, name: str) -> None:
+        stage = stage_of(name)
+        if not wanted(stage, event):
+            return
+        copies.append(place / f"{len(copies)}-{stage}-{event}")
+        shutil.copytree(whole, copies[-1])
+        if event == "os.rename":
+            halve(copies[-1] / os.path.relpath(args[0], whole))
+        elif stage == "metrics":
+            append_half(copies[-1] / "metrics.jsonl")
+
+    watch = Watch(whole, copy)
+    try:
+        end(program, config, whole)
+    finally:
+        watch.tell = None
+    return whole, copies
 
 
 # Processes. They are forked from one that has imported everything and run nothing.
@@ -536,6 +591,9 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 # The campaigns.
 
 
+_LAST = ["moments", "disks", "differ"]
+
+
 class Failed(Exception):
     """A run that nobody disturbed did not end well."""
 
@@ -626,8 +684,9 @@ class Campaign:
         for i, kill in enumerate(kills):
             if attempt(i, kill) == 0:
                 break  # it came to its end first
-        if not (folder / "DONE").exists() and not said:
-            attempt(len(kills), None)
+        else:  # pictures may be missing, even if it is DONE
+            if not said:
+                attempt(len(kills), None)
         if said:
             return died, said
         said += compared(
@@ -648,12 +707,14 @@ class Campaign:
         )
         for row in rows:
             counts = table[row["family"]]
+            counts["moments"] += row.get("moments", 0)
+            counts["disks"] += "disk" in row
             counts["runs"] += 1
             counts["differ"] += bool(row["said"])
             counts.update(kill["stage"] for kill in row["kills"])
         if not table:
             return 0
-        shown = pd.DataFrame(table).T.reindex(columns=["runs", *STAGES, "differ"])
+        shown = pd.DataFrame(table).T.reindex(columns=["runs", *STAGES, *_LAST])
         shown = shown.fillna(0).astype(int)
         shown.insert(1, "kills", shown[list(STAGES)].sum(axis=1))
         shown.loc["all"] = shown.sum()
@@ -662,6 +723,52 @@ class Campaign:
             for text in row["said"]:
                 print(f"{row['family']} (seed {row['seed']}): {text}")
         return int(shown.loc["all", "differ"])
+
+    def look(self, family: str, n_moments: int) -> None:
+        """Goes on from what lies there at moments of one process, without killing it.
+
+        Many more than `kill` in the same time: nothing is compiled again.
+        """
+        if not n_moments:
+            return
+        rng = random.Random(f"{family} {self.seed} moments")
+        flags = command(family, self.data)
+        place, log = self.work / family / "moments", self.work / family / "moments.log"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        result = place / "differences.json"
+
+        def act() -> int:
+            from rlgen import cli, config, programs
+
+            often = cli.train_config(flags)
+            seldom = config.override(often, {"checkpoint_every_s": 3600.0}, "here")
+            program = programs.Program(programs.Plan(often.build(), often.run))
+            count = collections.Counter()
+
+            def chosen(stage: str, event: str) -> bool:
+                count["all"] += 1
+                # A run has about 20 operations an update.
+                return rng.random() < n_moments / (20 * often.run.n_updates)
+
+            whole, copies = moments(program, often, place, chosen)
+            said = []
+            for path in copies:
+                end(program, rng.choice((often, seldom)), path)
+                said += [f"{path.name}: {x}" for x in differences(whole, path)]
+            told = {"moments": len(copies), "of": count["all"], "said": said}
+            result.write_text(json.dumps(told))
+            return 0
+
+        code = wait(fork(act, log), 3600.0)
+        if code:
+            raise Failed(f"{family} ended with {code}: {last_line(log)}")
+        told = json.loads(result.read_text())
+        verdict = "; ".join(told["said"]) or "the same"
+        print(f"{family}: {told['moments']} moments of {told['of']}, {verdict}")
+        self.note(family=family, seed=self.seed, kills=[], **told)
+        if not told["said"]:
+            shutil.rmtree(place)
 
     def fill_disk(self, family: str, n_disks: int) -> None:
         """Trains on disks too small, frees space, goes on; in a namespace of its own.
@@ -751,6 +858,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=12, help="of each family")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of kills")
     parser.add_argument("--work", default="", help="folder (default: in /tmp)")
+    parser.add_argument("--moments", type=int, default=0, help="about, of each family")
     parser.add_argument("--disk", type=int, default=0, help="full disks for each")
     parser.add_argument("--memory", action="store_true", help="measure it, for dr")
     parser.add_argument("--sweep", action="store_true", help="kill workers of a sweep")
@@ -765,6 +873,7 @@ def main(argv: list[str] | None = None) -> int:
     for family in options.families:
         try:
             campaign.kill(family, options.kills)
+            campaign.look(family, options.moments)
             campaign.fill_disk(family, options.disk)
         except Failed as error:
             print(error, flush=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import os
-import shutil
 import signal
 
 import chex
@@ -171,56 +169,31 @@ def test_a_stopped_run_goes_on_to_the_same_bits(whole, program, tmp_path):
     )
 
 
-@pytest.fixture(scope="module")
-def moments(program, tmp_path_factory):
-    """A whole run, and copies of its directory at operations on its files.
+def test_a_run_that_is_killed_at_any_write_goes_on_to_the_same_bits(program, tmp_path):
+    """Copies of its directory are what SIGKILL leaves; `kills.py` does kill.
 
-    Each is what SIGKILL leaves then: of every stage one of every kind, and what is
-    about to be named half written too. `kills.py` kills processes of every family.
+    Of every stage the first write and the first name that is given, and of checkpoints
+    each kind of operation.
     """
-    base = tmp_path_factory.mktemp("moments")
     config = tiny(seeds=2, eval_every=2, checkpoint_every_s=0.0, keep_policies=True)
-    seen, copies = collections.Counter(), []
+    seen = set()
 
-    def copy(event, args, name):
-        kind = (kills.stage_of(name), event)
-        seen[kind] += 1
-        # Two of each at most, and the later ones of what is done often.
-        if seen[kind] in (1, 8):
-            copies.append(base / "-".join([*kind, str(seen[kind])]))
-            shutil.copytree(whole.path, copies[-1])
-            if event == "os.rename":
-                half = copies[-1] / os.path.relpath(args[0], whole.path)
-                kills.halve(half)
+    def wanted(stage, event):
+        kind = (stage, event)
+        if event == "os.rename" or stage in ("metrics", "checkpoint"):
+            new = kind not in seen
+            seen.add(kind)
+            return new
+        return False
 
-    whole = RunStore(base / "whole")
-    watch = kills.Watch(whole.path, copy)
-    try:
-        states = end(program, config, whole.path)
-    finally:
-        watch.tell = None
-    return config, whole.path, states, copies
-
-
-def end(program, config, path):
-    """Trains in a directory, from nothing or on, to DONE; the states."""
-    store = RunStore.open("", config.name, config, str(path))
-    training.save_levels(program.experiment, store)
-    states = runner.run(program.experiment, config.run, store, program=program)
-    store.finish()
-    return jax.device_get(jax.tree.map(as_data, states))
-
-
-def test_a_run_that_is_killed_at_any_write_goes_on_to_the_same_bits(program, moments):
-    config, whole, expected, copies = moments
-    stages = {path.name.split("-")[0] for path in copies}
-    assert stages == {
+    whole, copies = kills.moments(program, config, tmp_path, wanted)
+    assert {stage for stage, _ in seen} == {
         *("start", "levels", "metrics", "policies", "evaluation", "checkpoint", "end")
     }
-    # It saves no more than it must: what was half saved is not saved again.
+    # They save no more than they must: what was half saved is not saved again.
     seldom = configs.override(config, {"checkpoint_every_s": 3600.0}, "test")
     for path in copies:
-        assert_same_bits(end(program, seldom, path), expected)
+        kills.end(program, seldom, path)
         assert kills.differences(whole, path) == [], path.name
 
 
