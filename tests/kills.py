@@ -633,6 +633,8 @@ class Campaign:
 
     def kill(self, family: str, n_kills: int) -> None:
         """Kills runs of a family until there were `n_kills` of them."""
+        if not n_kills:
+            return
         whole, flags, about = self.reference(family)
         stages = [stage_of(name) for _, name in about["ops"]]
         ops = collections.Counter(stages)
@@ -654,8 +656,9 @@ class Campaign:
             self.note(**row)
             verdict = "; ".join(said) or "the same"
             print(f"{family}: {len(died)} kills, {verdict}", flush=True)
-            if not said:
-                shutil.rmtree(place)
+            if said:  # to be looked at; the next would say the same
+                return
+            shutil.rmtree(place)
 
     def _chain(
         self, whole: Path, flags: list[str], place: Path, kills: Iterable[Kill]
@@ -775,6 +778,8 @@ class Campaign:
 
         Nothing may be lost: the run goes on from the newest checkpoint that was whole.
         """
+        if not n_disks:
+            return
         whole, flags, _ = self.reference(family)
         rng = random.Random(f"{family} {self.seed} disk")
         pages = [-(-p.stat().st_size // 4096) + 1 for p in whole.rglob("*")]
@@ -798,8 +803,9 @@ class Campaign:
             if not said:
                 facts = json.loads((folder / "run.json").read_text())
                 resumed = facts["resumed_at"]
-                if not done and resumed != max(updates, default=0):
-                    said.append(f"lost: went on from {resumed}, not {max(updates)}")
+                newest = max(updates, default=0)
+                if not done and resumed != newest:
+                    said.append(f"lost: went on from {resumed}, not {newest}")
                 result = disk.with_suffix(".differences")
                 said += compared(whole, folder, log, result)
             print(f"{family} on {size:,} bytes: code {code}, {how}", flush=True)
