@@ -21,21 +21,18 @@ from __future__ import annotations
 
 import argparse
 import ast
-import concurrent.futures
 import dataclasses
 import functools
+import importlib
 import itertools
 import json
 import os
-import queue
 import random
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +88,21 @@ _REDUCED = {
 }
 # Calls whose first argument stands for the whole once they are left out.
 _LEFT_OUT = ("stop_gradient", "clip", "tanh", "sqrt", "log", "where", "sort", "abs")
+
+_LIBRARIES = (
+    "pytest",
+    "jax.numpy",
+    "flax.linen",
+    "optax",
+    "chex",
+    "distrax",
+    "gymnasium",
+    "pandas",
+    "scipy.stats",
+    "hypothesis",
+    "orbax.checkpoint",
+    "matplotlib.pyplot",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,8 +323,9 @@ def tests_of(path: str) -> tuple[str, ...]:
 class Copy:
     """A copy of the tree, in which tests run."""
 
-    def __init__(self, folder: Path, under: str, timeout_s: float):
-        self.root, self.under, self.timeout_s = folder, under, timeout_s
+    def __init__(self, folder: Path, timeout_s: float):
+        self.root, self.timeout_s = folder / "tree", timeout_s
+        self._said = folder / "said"
         kept = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             cwd=ROOT,
@@ -326,30 +339,49 @@ class Copy:
 
     def run(self, *tests: str) -> tuple[str, float, list[str]]:
         """What came of it ("killed", "survived", "timeout"), seconds, who failed."""
-        command = [*shlex.split(self.under), sys.executable, "-m", "pytest", "-q"]
-        command += ["-n", "0", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no"]
+        command = ["-q", "-n", "0", "-m", "not slow", "-p", "no:cacheprovider"]
+        command += ["--tb=no", *tests]
         begun = time.monotonic()
-        process = subprocess.Popen(
-            [*command, *tests],
-            cwd=self.root,
-            env=os.environ | {"PYTHONPATH": str(self.root), "COLUMNS": "1000"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            said, _ = process.communicate(timeout=self.timeout_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            return "timeout", self.timeout_s, []
-        outcome = {0: "survived", 1: "killed", 2: "killed"}.get(process.returncode)
+        if not (child := os.fork()):
+            self._become_pytest(command)
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+            if time.monotonic() - begun > self.timeout_s:
+                os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return "timeout", self.timeout_s, []
+            time.sleep(0.1)
+        said = self._said.read_text()
+        outcome = {0: "survived", 1: "killed", 2: "killed"}.get(ended[1] >> 8)
+        if ended[1] & 0xFF:
+            outcome = "killed"  # by a signal: it broke down
         if outcome is None:
             raise RuntimeError(f"pytest did not run:\n{said}")
         failed = [x for x in said.splitlines() if x.startswith(("FAILED", "ERROR"))]
         who = [x.split(" ", 1)[1].split(" - ")[0] for x in failed]
         return outcome, round(time.monotonic() - begun, 1), who
+
+    def _become_pytest(self, command: list[str]) -> None:
+        """What the child does, in the copy and with its modules; never returns."""
+        status = 3
+        try:
+            os.setsid()
+            file = os.open(self._said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(file, 1)
+            os.dup2(file, 2)
+            os.chdir(self.root)
+            own = [p for p in sys.path if Path(p or ".").resolve() != ROOT / "tests"]
+            sys.path[:] = [str(self.root), *own]
+            os.environ |= {"PYTHONPATH": str(self.root), "COLUMNS": "1000"}
+            # Helpers of tests are those of the copy.
+            for name, module in list(sys.modules.items()):
+                if str(ROOT / "tests") in (getattr(module, "__file__", None) or ""):
+                    del sys.modules[name]
+            import pytest
+
+            status = int(pytest.main(command))
+            sys.stdout.flush()
+        finally:
+            os._exit(status)
 
     def try_change(self, change: Change) -> dict:
         """The same with a change, which is undone: a line of the output."""
@@ -378,39 +410,38 @@ def main() -> None:
         for change in plan:
             print(_told(change), *tests_of(change.path), sep="\n    ")
         return
-    out, lock = Path(args.out), threading.Lock()
+    out = Path(args.out)
     tried = {
         key
         for key, row in _read(out).items()
         if not (args.again and row["outcome"] == "survived")
     }
     plan = [change for change in plan if _key(change) not in tried]
+    _import_libraries()
     with tempfile.TemporaryDirectory(prefix="changed-lines-") as folder:
-        copies = queue.SimpleQueue()
-        for i in range(args.jobs):
-            copies.put(Copy(Path(folder) / str(i), args.under, args.timeout))
-
-        def attempt(change: Change) -> None:
-            copy = copies.get()
-            try:
-                row = copy.try_change(change) | {"seed": args.seed}
-            finally:
-                copies.put(copy)
-            with lock, out.open("a") as file:
+        copy = Copy(Path(folder), args.timeout)
+        for change in plan:
+            row = copy.try_change(change) | {"seed": args.seed}
+            with out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-                told = f"{row['outcome']} ({row['wall_s']:.0f} s): {_told(change)}"
-                print(told, flush=True)
-
-        with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(attempt, plan))
+            told = f"{row['outcome']} ({row['wall_s']:.0f} s): {_told(change)}"
+            print(told, flush=True)
         rows = [row for row in _read(out).values() if row["path"] in paths]
         # Who fails on an unchanged tree too has noticed nothing.
         who = sorted({row["noticed_by"] for row in rows if "::" in row["noticed_by"]})
         if args.check and who:
-            blind = copies.get().run(*who)[2]
+            blind = copy.run(*who)[2]
             rows = [row for row in rows if row["noticed_by"] not in blind]
             print(*(f"fails unchanged: {test}" for test in blind), sep="\n")
     _report(rows)
+
+
+def _import_libraries() -> None:
+    """All that tests need and that is never changed: children have it already."""
+    import conftest  # noqa: F401, its settings are read as JAX is imported
+
+    for name in _LIBRARIES:
+        importlib.import_module(name)
 
 
 def _arguments() -> argparse.Namespace:
@@ -423,8 +454,6 @@ def _arguments() -> argparse.Namespace:
     add("--only", nargs="*", help="modules, such as offline/sac or ued")
     add("--out", default="changed_lines.jsonl", help="JSON lines, appended")
     add("--timeout", type=float, default=900.0, help="seconds for each change")
-    add("--under", default="", help="a command to run tests under, such as nice")
-    add("--jobs", type=int, default=1, help="changes at a time, each on its copy")
     add("--check", action="store_true", help="do killers pass on an unchanged tree?")
     add("--again", action="store_true", help="run those that survived once more")
     add("--list", action="store_true", help="print what is drawn, run nothing")
