@@ -25,7 +25,8 @@ def test_lifetimes_are_log_uniform():
 
 
 def test_one_lifetime_can_be_asked_for():
-    assert int(Tasks(SPACE, 7, 7).lifetime(jax.random.key(3))) == 7
+    for n in (1, 7):
+        assert int(Tasks(SPACE, n, n).lifetime(jax.random.key(3))) == n
     with pytest.raises(UserError, match="choose 1 <= min_lifetime"):
         Tasks(SPACE, 9, 8)
 
@@ -37,6 +38,16 @@ def test_a_task_is_of_its_levels_split_whatever_its_lifetime():
         longer = task.replace(lifetime=task.lifetime + 1)
         assert int(split_of(TASKS.hash(longer))) == 2
         assert (TASKS.hash(longer) != TASKS.hash(task)).any()
+
+
+def test_no_two_lifetimes_on_a_level_are_the_same_task():
+    task = TASKS.sample(jax.random.key(0))
+    lifetimes = np.arange(1, 3001)
+    hashes = jax.vmap(lambda n: TASKS.hash(task.replace(lifetime=n)))(lifetimes)
+    assert len(np.unique(hashes[:, 0])) == 3000
+    features = TASKS.features(task)
+    assert float(features.pop("lifetime")) == int(task.lifetime)
+    assert features.keys() == SPACE.features(task.level).keys()
 
 
 def test_given_levels_are_the_only_ones():

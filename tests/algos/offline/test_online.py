@@ -198,7 +198,7 @@ def test_an_agent_goes_on_from_what_the_dataset_taught(push_dataset):
             np.testing.assert_array_equal(a, b)
         if i == 1:
             taught = state.stages[AGENT]
-    assert int(state.stages[ONLINE].agent.n_updates) == 8
+    assert int(taught.n_updates) == 4 and int(state.stages[ONLINE].agent.n_updates) == 8
     # The dataset's agent stays what it was.
     for a, b in zip(
         jax.tree.leaves(taught), jax.tree.leaves(state.stages[AGENT]), strict=True
