@@ -116,6 +116,7 @@ class Change:
     kind: str
     before: str
     after: str
+    of: str = ""  # the whole line, which may move
 
     def made(self, source: str) -> str:
         """The source with this change."""
@@ -207,10 +208,13 @@ def _alternatives(path: str, node: ast.AST) -> Iterator[Change]:
         line = _lines(path)[piece.lineno - 1]
         return line[piece.col_offset : piece.end_col_offset].decode()
 
+    def whole(number: int) -> str:
+        return _lines(path)[number - 1].decode()
+
     def change(piece: ast.AST, kind: str, after: str) -> Iterator[Change]:
         if before := text(piece):
             place = piece.lineno, piece.col_offset, piece.end_col_offset
-            yield Change(path, *place, kind, before, after)
+            yield Change(path, *place, kind, before, after, whole(piece.lineno))
 
     def symbol(left, right, kind: str, before: str, after: str) -> Iterator[Change]:
         """Of an operator, which stands somewhere between its operands."""
@@ -221,7 +225,7 @@ def _alternatives(path: str, node: ast.AST) -> Iterator[Change]:
             at = line.partition(b"#")[0].find(before.encode(), start, end)
             if at >= 0:
                 place = number, at, at + len(before.encode())
-                yield Change(path, *place, kind, before, after)
+                yield Change(path, *place, kind, before, after, whole(number))
                 return
 
     match node:
@@ -475,7 +479,7 @@ def _told(change: Change) -> str:
 def _key(row) -> tuple:
     """A change by what it says, so that it is known when lines above it moved."""
     row = row if isinstance(row, dict) else dataclasses.asdict(row)
-    return tuple(row[name] for name in ("path", "start", "kind", "before", "after"))
+    return tuple(row[name] for name in ("path", "of", "start", "kind", "after"))
 
 
 def _read(out: Path) -> dict[tuple, dict]:
