@@ -195,6 +195,8 @@ def test_the_ring_turns_and_has_no_holes():
 def test_only_what_was_written_is_drawn():
     buffer = ReplayBuffer.empty(steps([0.0]), 100).insert(steps([7.0, 8.0]))
     assert set(np.asarray(buffer.sample(KEY, (200,)).reward)) == {7.0, 8.0}
+    full = ReplayBuffer.empty(steps([0.0]), 2).insert(steps([7.0, 8.0]))
+    assert set(np.asarray(full.sample(KEY, (200,)).reward)) == {7.0, 8.0}
     with pytest.raises(ValueError, match="do not fit"):
         ReplayBuffer.empty(steps([0.0]), 1).insert(steps([1.0, 2.0]))
 
