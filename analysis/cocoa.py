@@ -24,6 +24,13 @@ OUT = Path("analysis/cocoa")
 SETS = ("train", "heldout", "extrapolated")
 PARTS = ("state", "anchor", "difference")
 HOST = "host alone"
+#: What figures show, from the host to the furthest from it.
+ORDER = (
+    HOST,
+    *(f"horizon {horizon}" for horizon in (0, 1, 3, 5)),
+    "horizon 1, concatenated",
+    *(f"{anchors} anchors" for anchors in ("random", "nearest", "nearest-difference")),
+)
 
 
 def variant(config: Any) -> str:
@@ -77,26 +84,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder")
     scores, distances = read(parser.parse_args().folder)
-    order = [HOST, *(f"horizon {h}" for h in (0, 1, 3, 5)), "horizon 1, concatenated"]
-    rank = {name: i for i, name in enumerate(order)}
-    scores = scores.sort_values(
-        ["host", "level_set", "algorithm"],
-        key=lambda c: c.map(rank).fillna(len(order)) if c.name == "algorithm" else c,
-    )
+    scores = _in_order(scores)
     OUT.mkdir(parents=True, exist_ok=True)
     scores.to_csv(OUT / "scores.csv", index=False, float_format="%.4g")
     print(scores.drop(columns="commit").round(3).to_string(index=False))
-    panels = {
-        f"{host}: {name}": scores[
-            (scores["host"] == host) & (scores["level_set"] == name)
-        ]
-        for host in scores["host"].unique()
-        for name in SETS
-    }
-    n_seeds = int(scores["seeds"].max())
-    note = f"0 is random actions, 1 the expert; 95 % over {n_seeds} seeds and levels"
-    title = "Compositional conservatism and its ablations"
-    print(pictures.interval_panels(panels, OUT / "scores.png", title, note))
+    print(draw_scores(scores))
     if distances.empty:
         return
     wide = distances.pivot_table(
@@ -104,25 +96,49 @@ def main() -> None:
     )[list(PARTS)]
     wide.to_csv(OUT / "distances.csv", float_format="%.4g")
     print(wide.round(2).to_string())
+    print(draw_distances(wide.reset_index()))
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows in the order of what is varied, which names alone do not have."""
+    rank = {name: i for i, name in enumerate(ORDER)}
+    return table.sort_values(
+        [c for c in ("host", "level_set", "algorithm") if c in table],
+        key=lambda c: c.map(rank).fillna(len(rank)) if c.name == "algorithm" else c,
+        kind="stable",
+    )
+
+
+def draw_scores(scores: pd.DataFrame) -> Path:
+    """The figure of the table of scores."""
     panels = {
-        f"{host}: {part}": pd.DataFrame(
-            {"algorithm": own["algorithm"], "point": own["distance"], "low": np.nan}
+        f"{host}: {name}": _in_order(part)
+        for host in scores["host"].unique()
+        for name in SETS
+        if len(part := scores[(scores[["host", "level_set"]] == [host, name]).all(1)])
+    }
+    n_seeds = int(scores["seeds"].max())
+    note = f"0 is random actions, 1 the behaviour; 95 % over {n_seeds} seeds and levels"
+    title = "Compositional conservatism and its ablations"
+    path = OUT / "scores.png"
+    return pictures.interval_panels(panels, path, title, note, among=ORDER, share=True)
+
+
+def draw_distances(distances: pd.DataFrame) -> Path:
+    """The figure of the table of distances, on extrapolated levels."""
+    met = _in_order(distances[distances["level_set"] == "extrapolated"])
+    panels = {
+        f"{host}: {part}": own.assign(point=own[part], low=np.nan, high=np.nan).dropna(
+            subset=["point"]
         )
-        for host in distances["host"].unique()
+        for host in met["host"].unique()
         for part in PARTS
-        if len(own := _of(distances, host, part, "extrapolated"))
+        if len(own := met[met["host"] == host])
     }
     note = "squared, over dimensions: 1 is like the data; as met on extrapolated levels"
     title = "Mahalanobis distance to the dataset"
-    print(pictures.interval_panels(panels, OUT / "distances.png", title, note))
-
-
-def _of(distances: pd.DataFrame, host: str, part: str, name: str) -> pd.DataFrame:
-    return distances[
-        (distances["host"] == host)
-        & (distances["part"] == part)
-        & (distances["level_set"] == name)
-    ]
+    path = OUT / "distances.png"
+    return pictures.interval_panels(panels, path, title, note, among=ORDER)
 
 
 if __name__ == "__main__":

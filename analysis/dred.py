@@ -80,32 +80,8 @@ def main(folder: str) -> None:
         print(f"\n{name}")
         print(table.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
 
-    def intervals(table: pd.DataFrame, column: str) -> pd.DataFrame:
-        low, high = f"{column}_low", f"{column}_high"
-        part = table.reindex(columns=["algorithm", column, low, high])
-        part = part.rename(columns={column: "point", low: "low", high: "high"})
-        return part.dropna(subset=["point"])
-
     seeds = min(run.seeds for run in runs.values())
-    panels = {
-        f"{what}: {TITLES[name]}": intervals(table[table["level_set"] == name], column)
-        for what, table, column in (
-            ("mean return", returns, "mean"),
-            ("IQM of returns", returns, "iqm"),
-            ("solve rate", solved, "mean"),
-        )
-        for name in HELD_OUT
-    }
-    panels |= {
-        name.replace("_", " "): intervals(measures, name)
-        for name in comparison.MEASURES
-    }
-    path = pictures.interval_panels(
-        panels,
-        out / "dred.png",
-        "Cave Escape: zero-shot generalization",
-        f"{seeds} seeds; 95 % intervals over seeds and levels, of measures over seeds",
-    )
+    print(*draw(returns, solved, measures, seeds, out), sep="\n")
     curves = pictures.cost_curves(
         {
             f"mean return: {TITLES[name]}": comparison.curve_table(runs, name)
@@ -117,7 +93,52 @@ def main(folder: str) -> None:
         "Cave Escape: zero-shot return against what one seed cost",
         f"{seeds} seeds: mean, and its 95 % interval over seeds",
     )
-    print(f"\n{path}\n{curves}")
+    print(curves)
+
+
+def draw(
+    returns: pd.DataFrame,
+    solved: pd.DataFrame,
+    measures: pd.DataFrame,
+    seeds: int,
+    out: Path,
+) -> list[Path]:
+    """Figures of the tables: what the claims are about, and all the rest."""
+
+    def on_sets(table: pd.DataFrame, column: str) -> dict[str, pd.DataFrame]:
+        of = table.groupby("level_set")
+        return {TITLES[n]: _intervals(of.get_group(n), column) for n in HELD_OUT}
+
+    names = list(returns["algorithm"].unique())
+    note = f"{seeds} seeds; 95 % intervals over seeds and levels"
+    figures = {
+        "dred.png": (on_sets(returns, "mean"), "mean return", note),
+        "dred-iqm.png": (on_sets(returns, "iqm"), "IQM of returns", note),
+        "dred-solved.png": (on_sets(solved, "mean"), "solve rate", note),
+        "dred-measures.png": (
+            {n.replace("_", " "): _intervals(measures, n) for n in comparison.MEASURES},
+            "measures",
+            f"{seeds} seeds; 95 % intervals over seeds",
+        ),
+    }
+    return [
+        pictures.interval_panels(
+            panels,
+            out / name,
+            f"Cave Escape, zero-shot: {what}",
+            note,
+            among=names,
+            share=what != "measures",
+        )
+        for name, (panels, what, note) in figures.items()
+    ]
+
+
+def _intervals(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    low, high = f"{column}_low", f"{column}_high"
+    part = table.reindex(columns=["algorithm", column, low, high])
+    part = part.rename(columns={column: "point", low: "low", high: "high"})
+    return part.dropna(subset=["point"])
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ ENV = (
 BUDGET = 100
 SETS = ("train", "heldout", "extrapolated")
 _SEEDS = 5
+#: What scores stand for: the expert of a dataset is the last behaviour policy.
+SCALE = "0 is random actions, 1 the behaviour's last policy"
 
 
 def make() -> None:
@@ -154,16 +156,23 @@ def choose(folder: str, budget: int = BUDGET) -> None:
     table = pd.DataFrame(rows)
     table.to_csv(OUT / "choice.csv", index=False, float_format="%.4g")
     print(table.to_string(index=False))
+    print(draw_budget(pd.concat(tables)))
+
+
+def draw_budget(table: pd.DataFrame) -> Path:
+    """The figure of the table of budgets: one line per learner."""
     title = "Score on validation levels"
-    path = pictures.line_panels(
-        {title: {name: curve.mean for name, curve in curves.items()}},
-        {title: pulls},
+    lines = {
+        str(name): pictures.over_runs(own["episodes"], own["mean"])
+        for name, own in table.groupby("learner", sort=False)
+    }
+    return pictures.line_panels(
+        {title: lines},
         OUT / "budget.png",
         "What a bandit has chosen",
         x_label={title: "episodes played to choose"},
         note="mean of 1,000 bandits; arms are settings times seeds",
     )
-    print(path)
 
 
 def _write_final(learner: str, name: str, value: Any, budget: int) -> None:
@@ -236,6 +245,7 @@ def figure(folder: str) -> None:
     claims = differences(scores)
     claims.to_csv(OUT / "claims.csv", index=False, float_format="%.4g")
     print(claims.round(3).to_string(index=False))
+    print(draw_gap(table))
     _draw(pd.concat(means, ignore_index=True))
 
 
@@ -270,28 +280,36 @@ def differences(scores: dict[tuple[str, int, str], np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(order)[[*order, "point", "low", "high"]]
 
 
-def _draw(means: pd.DataFrame) -> None:
-    """Figures of mean scores, one row per run, update, level set and seed."""
-    note = f"0 is random actions, 1 the expert; mean and range of {_SEEDS} seeds"
-    newest = means.groupby(["learner", "train_levels"])["update"].transform("max")
-    final = means[means["update"] == newest].pivot_table(
-        index=["learner", "seed"], columns=["level_set", "train_levels"], values="score"
-    )
-    by_set = {name: final[name] for name in SETS}
-    by_set["train - heldout"] = final["train"] - final["heldout"]
-    panels = {name: _lines(frame) for name, frame in by_set.items()}
-    path = pictures.line_panels(
+def draw_gap(scores: pd.DataFrame) -> Path:
+    """The figure of the table of scores: a panel per learner, a line per level set."""
+    scores = scores.sort_values("train_levels")
+    panels = {
+        str(learner): {
+            name: pictures.Line(
+                *(
+                    part[column].to_numpy(float)
+                    for column in ("train_levels", "score", "low", "high")
+                )
+            )
+            for name in SETS
+            if len(part := own[own["level_set"] == name])
+        }
+        for learner, own in scores.groupby("learner")
+    }
+    return pictures.line_panels(
         panels,
-        {
-            name: np.log2(frame.columns.to_numpy(float))
-            for name, frame in by_set.items()
-        },
         OUT / "gap.png",
         "What was learned from a dataset, by the number of its levels",
-        x_label=dict.fromkeys(panels, "log2 of the number of levels"),
-        note=note,
+        x_label=dict.fromkeys(panels, "train levels in the dataset"),
+        note=f"{SCALE}; 95 % over {_SEEDS} seeds and levels",
+        sizes=True,
+        share_y=True,
     )
-    print(path)
+
+
+def _draw(means: pd.DataFrame) -> None:
+    """Figures of mean scores, one row per run, update, level set and seed."""
+    note = f"{SCALE}; mean and range of {_SEEDS} seeds"
     heldout = means[means["level_set"] == "heldout"]
     for n, part in heldout.groupby("train_levels"):
         curves = {
@@ -301,21 +319,16 @@ def _draw(means: pd.DataFrame) -> None:
             for learner, own in part.groupby("learner")
         }
         path = pictures.line_panels(
-            {learner: _lines(frame) for learner, frame in curves.items()},
-            {learner: frame.columns.to_numpy() for learner, frame in curves.items()},
+            {
+                learner: {learner: pictures.over_rows(frame)}
+                for learner, frame in curves.items()
+            },
             OUT / f"curves-{n}.png",
             f"Held-out score while learning, number of levels: {n:,}",
             x_label=dict.fromkeys(curves, "gradient steps, of models too"),
             note=note,
         )
         print(path)
-
-
-def _lines(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Scores [S, X] of each learner."""
-    return {
-        str(learner): own.to_numpy() for learner, own in frame.groupby(level="learner")
-    }
 
 
 def _scores(episodes: pd.DataFrame, name: str) -> np.ndarray:

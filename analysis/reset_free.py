@@ -117,6 +117,33 @@ def main() -> None:
     )
     print(wide.round(2).to_string())
     print(wrong.rename(columns=WRONG).set_index("algorithm").T.round(3).to_string())
+    print(draw_success(rows))
+    practised = means[means["practised"] >= 0]
+    lines = {}
+    for level_set in SETS:
+        own = practised[practised["level_set"] == level_set]
+        wide = own.pivot_table(
+            index=["algorithm", "seed"], columns="practised", values="success"
+        )
+        lines[level_set] = {
+            str(name): line
+            for name, part in wide.groupby(level=0)
+            # Cloning does not practise.
+            if len((line := pictures.over_rows(part)).x) > 1
+        }
+    path = pictures.line_panels(
+        lines,
+        OUT / "practice.png",
+        "Success while practising",
+        x_label=dict.fromkeys(lines, "updates of practice, 25 attempts each"),
+        note="mean and range of seeds",
+        among=list(rows["algorithm"].unique()),
+    )
+    print(path)
+
+
+def draw_success(rows: pd.DataFrame) -> Path:
+    """The figure of the table of success."""
     note = f"mean of {rows['seeds'].max()} seeds; 95 % over seeds, and tasks held out"
     panels = {
         f"{level_set}: {when}": rows[
@@ -125,30 +152,14 @@ def main() -> None:
         for when in ("before", "after")
         for level_set in SETS
     }
-    title = "Success before and after practice without resets"
-    print(pictures.interval_panels(panels, OUT / "success.png", title, note))
-    practised = means[means["practised"] >= 0]
-    lines, x = {}, {}
-    for level_set in SETS:
-        own = practised[practised["level_set"] == level_set]
-        wide = own.pivot_table(
-            index=["algorithm", "seed"], columns="practised", values="success"
-        )
-        # Cloning does not practise.
-        wide = wide.dropna()
-        lines[level_set] = {
-            str(name): part.to_numpy() for name, part in wide.groupby(level=0)
-        }
-        x[level_set] = wide.columns.to_numpy(float)
-    path = pictures.line_panels(
-        lines,
-        x,
-        OUT / "practice.png",
-        "Success while practising",
-        x_label=dict.fromkeys(lines, "updates of practice, 25 attempts each"),
-        note="mean and range of seeds",
+    return pictures.interval_panels(
+        panels,
+        OUT / "success.png",
+        "Success before and after practice without resets",
+        note,
+        among=list(rows["algorithm"].unique()),
+        share=True,
     )
-    print(path)
 
 
 if __name__ == "__main__":

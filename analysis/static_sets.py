@@ -93,21 +93,30 @@ def figure(folder: str) -> None:
     out = Path("analysis/static_sets")
     out.mkdir(parents=True, exist_ok=True)
     by_set.to_csv(out / "return.csv", index=False, float_format="%.6g")
-    wide = table.pivot_table(
-        index=["kind", "pool", "seed"], columns="size", values="return"
-    ).dropna()
-    sizes = wide.columns.to_numpy(float)
-    lines = {str(kind): part.to_numpy() for kind, part in wide.groupby("kind")}
+    print(draw(by_set, out))
+
+
+def draw(by_set: pd.DataFrame, out: Path) -> Path:
+    """The figure of the table: a set of each pool counts as much as its meta-seeds."""
+    total = by_set.assign(total=by_set["mean"] * by_set["seeds"])
+    over = total.groupby(["kind", "size"]).agg(
+        total=("total", "sum"), n=("seeds", "sum"), low=("low", "min"),
+        high=("high", "max"),
+    )  # fmt: skip
+    lines = {}
+    for kind, own in over.reset_index("size").groupby("kind"):
+        ends = own["low"].to_numpy(), own["high"].to_numpy()
+        point = (own["total"] / own["n"]).to_numpy()
+        lines[str(kind)] = pictures.Line(own["size"].to_numpy(float), point, *ends)
     title = "Held-out return"
-    path = pictures.line_panels(
+    return pictures.line_panels(
         {title: lines},
-        {title: np.log2(sizes)},
         out / "static_sets.png",
         "LPG learned on static sets of levels",
-        x_label={title: "log2 of the number of levels"},
+        x_label={title: "number of levels"},
         note="mean and range over pools of levels and meta-seeds",
+        sizes=True,
     )
-    print(path)
 
 
 def main() -> int:

@@ -81,18 +81,22 @@ def figure(folder: str, out: str) -> None:
     place = Path(out)
     place.mkdir(parents=True, exist_ok=True)
     table.to_csv(place / "stitching.csv", index=False, float_format="%.4g")
+    path = draw(table, place / "stitching.png")
+    print(table.to_string(index=False))
+    print(path)
+
+
+def draw(table: pd.DataFrame, path: Path) -> Path:
+    """The figure of a table of `read`."""
     panels = {
         f"{maze}, {pairs} ({int(part['n_pairs'].iloc[0])})": part
         for pairs in PAIRS
         for maze in MAZES
         if len(part := table[(table["maze"] == maze) & (table["pairs"] == pairs)])
     }
+    title = "Pairs that share an episode, and none"
     note = f"Success; mean over pairs, 95 % over {table['seeds'].max()} seeds."
-    path = pictures.interval_panels(
-        panels, place / "stitching.png", "Pairs that share an episode, and none", note
-    )
-    print(table.to_string(index=False))
-    print(path)
+    return pictures.interval_panels(panels, path, title, note, share=True)
 
 
 def main() -> None:

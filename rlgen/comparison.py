@@ -266,7 +266,9 @@ def check(compared: dict[str, Compared], claims: Sequence[Claim]) -> pd.DataFram
             else:
                 pair = [run.scores(claim.of, "return") for run in (more, less)]
             sampled = level_sets.is_sample(claim.of)
-            difference = statistics.difference_of_means(*pair, level, sampled=sampled)
+            difference = statistics.difference_of_means(
+                pair[0], pair[1], level, sampled=sampled
+            )
             said = statistics.verdict(difference, min(map(len, pair)))
             row |= {
                 "difference": difference.point,

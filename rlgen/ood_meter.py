@@ -289,7 +289,7 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     """
     known = {
         measure: {
-            name: reports.level_means(part, measure)
+            str(name): reports.level_means(part, measure)
             for name, part in table.groupby("level_set", sort=False)
         }
         for measure in (*MEASURES, "return")

@@ -14,7 +14,7 @@ from rlgen.comparison import Compared
 from rlgen.evaluation import pictures, statistics
 from rlgen.runs import Run
 
-# More lines than colours cannot be told apart.
+# More lines are hard to tell apart.
 _MOST_LINES = 7
 _X = {
     "env_steps": "environment steps of a seed, scoring included",
@@ -40,14 +40,23 @@ def draw(
     tables: Mapping[str, pd.DataFrame],
     folder: Path,
 ) -> dict[str, Path]:
-    """Draws what the runs have, each twice; the PNG files by name."""
+    """Draws what the runs have, each twice; the PNG files by name.
+
+    A name has one colour in all of them.
+    """
+    names, shown = list(groups), _best(compared)
+    note = ""
+    if len(shown) < len(compared):
+        note = f"; the {len(shown)} of {len(compared)} with the best held-out returns"
     makers: dict[str, Callable[[Path], Path | None]] = {
-        "returns": lambda path: _intervals(tables, "return", path),
-        "solved": lambda path: _intervals(tables, "solved", path),
-        "curves": lambda path: _curves(compared, path),
-        "profiles": lambda path: _profiles(compared, path),
-        "gaps": lambda path: _gaps(tables, path),
-        "curriculum": lambda path: _curriculum(groups, path),
+        "returns": lambda path: _intervals(tables, "return", path, names),
+        "solved": lambda path: _intervals(tables, "solved", path, names),
+        "curves": lambda path: _curves(shown, path, names, note),
+        "profiles": lambda path: _profiles(shown, path, names, note),
+        "gaps": lambda path: _gaps(tables, path, names),
+        "curriculum": lambda path: _curriculum(
+            {label: groups[label] for label in shown}, path, names, note
+        ),
     }
     drawn = {}
     for name, make in makers.items():
@@ -69,7 +78,7 @@ def _points(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _intervals(
-    tables: Mapping[str, pd.DataFrame], column: str, path: Path
+    tables: Mapping[str, pd.DataFrame], column: str, path: Path, among: Sequence[str]
 ) -> Path | None:
     if "scores" not in tables:
         return None
@@ -80,22 +89,27 @@ def _intervals(
     }
     title = {"return": "Mean return", "solved": "Share of episodes solved"}[column]
     note = "95 % intervals over seeds and sampled levels"
-    return pictures.interval_panels(panels, path, title, note)
+    return pictures.interval_panels(
+        panels, path, title, note, among=among, share=column == "solved"
+    )
 
 
-def _gaps(tables: Mapping[str, pd.DataFrame], path: Path) -> Path | None:
+def _gaps(
+    tables: Mapping[str, pd.DataFrame], path: Path, among: Sequence[str]
+) -> Path | None:
     if "gaps" not in tables:
         return None
     panels = {
         f"train minus {level_set}": _points(part, "gap")
         for level_set, part in tables["gaps"].groupby("level_set", sort=False)
     }
+    title = "Generalization gap"
     note = "difference of mean returns; 95 % intervals over seeds and sampled levels"
-    return pictures.interval_panels(panels, path, "Generalization gap", note)
+    return pictures.interval_panels(panels, path, title, note, among=among)
 
 
 def _best(compared: Mapping[str, Compared]) -> dict[str, Compared]:
-    """At most as many as there are colours: those with the best held-out returns."""
+    """At most as many as can be told apart: those with the best held-out returns."""
 
     def score(each: Compared) -> float:
         if "heldout" not in each.level_sets:
@@ -106,73 +120,95 @@ def _best(compared: Mapping[str, Compared]) -> dict[str, Compared]:
     return {label: each for label, each in compared.items() if label in kept}
 
 
-def _curves(compared: Mapping[str, Compared], path: Path) -> Path | None:
-    shown = _best(compared)
+def _curves(
+    shown: Mapping[str, Compared], path: Path, among: Sequence[str], note: str
+) -> Path | None:
     level_sets = dict.fromkeys(s for each in shown.values() for s in each.level_sets)
     tables = {}
-    for level_set in list(level_sets)[:4]:
+    for level_set in level_sets:
         table = comparison.curve_table(dict(shown), level_set)
         if len(table):
             tables[f"mean return: {level_set}"] = table
     if not tables:
         return None
-    note = "mean and its 95 % interval over seeds"
-    if len(shown) < len(compared):
-        note += f"; the {len(shown)} of {len(compared)} with the best held-out returns"
-    return pictures.cost_curves(tables, _X, path, "Learning curves", note)
+    note = f"mean and its 95 % interval over seeds{note}"
+    return pictures.cost_curves(tables, _X, path, "Learning curves", note, among=among)
 
 
-def _profiles(compared: Mapping[str, Compared], path: Path) -> Path | None:
+def _profiles(
+    shown: Mapping[str, Compared], path: Path, among: Sequence[str], note: str
+) -> Path | None:
     """Share of (seed, level) pairs solved in more than a share of the episodes."""
-    shown = {
-        label: each
-        for label, each in _best(compared).items()
-        if "heldout" in each.level_sets
-    }
-    if not shown:
-        return None
     taus = np.linspace(0.0, 1.0, 201)
     title = "share of seeds and levels"
     lines = {
-        label: statistics.performance_profile(each.scores("heldout", "success"), taus)
+        label: pictures.over_runs(
+            taus,
+            statistics.performance_profile(each.scores("heldout", "success"), taus),
+        )
         for label, each in shown.items()
+        if "heldout" in each.level_sets
     }
+    if not lines:
+        return None
     return pictures.line_panels(
         {title: lines},
-        {title: taus},
         path,
         "Performance profile on held-out levels",
         x_label={title: "that are solved in more than this share of episodes"},
+        note=note.removeprefix("; "),
+        among=among,
     )
 
 
-def _curriculum(groups: Mapping[str, Sequence[Run]], path: Path) -> Path | None:
-    panels: dict[str, dict[str, np.ndarray]] = {}
-    x: dict[str, np.ndarray] = {}
+def _curriculum(
+    groups: Mapping[str, Sequence[Run]], path: Path, among: Sequence[str], note: str
+) -> Path | None:
+    panels: dict[str, dict[str, pictures.Line]] = {}
+    fewer = ""
     for column, heading in _CURRICULUM.items():
-        lines = {}
-        for label, members in list(groups.items())[:_MOST_LINES]:
-            metrics = members[0].metrics
-            if column not in metrics:
+        for label, members in groups.items():
+            line, n_seeds = over_updates(members, column)
+            if line is None:
                 continue
-            rows = metrics[metrics["kind"] == "train"]
-            wide = rows.pivot_table(index="update", columns="seed", values=column)
-            wide = wide.interpolate(limit_direction="both")
-            if len(wide) < 2:
-                continue
-            if heading in x and len(x[heading]) != len(wide):
-                continue  # other lengths: only those of the first are comparable
-            x[heading] = wide.index.to_numpy(float)
-            lines[label] = wide.to_numpy(float).T
-        if lines:
-            panels[heading] = lines
+            panels.setdefault(heading, {})[label] = line
+            of = sum(run.n_seeds for run in members)
+            if n_seeds < of:
+                fewer += f"; {heading}: {n_seeds} of {of} seeds of {label}"
     if not panels:
         return None
     return pictures.line_panels(
         panels,
-        x,
         path,
         "What was trained on",
         x_label=dict.fromkeys(panels, "update"),
-        note="mean and range over seeds",
+        note=f"mean and range over seeds{note}{fewer}",
+        among=among,
     )
+
+
+def over_updates(
+    members: Sequence[Run], column: str
+) -> tuple[pictures.Line | None, int]:
+    """A metric of training by update: mean and range over all seeds of all members.
+
+    What a seed has not logged at an update is interpolated between those at which it
+    has. Where some seed's values have not begun or have ended there is no line.
+
+    Returns:
+      the line, None with fewer than two points; and the number of seeds with values.
+    """
+    parts: list[Any] = [
+        run.metrics[run.metrics["kind"] == "train"]
+        for run in members
+        if column in run.metrics
+    ]
+    if not parts:
+        return None, 0
+    rows = pd.concat(parts).dropna(subset=[column])
+    if rows.empty:
+        return None, 0
+    wide = rows.pivot_table(index="seed", columns="update", values=column)
+    wide = wide.interpolate(axis="columns", method="index", limit_area="inside")
+    line = pictures.over_rows(wide)
+    return (line if len(line.x) > 1 else None), len(wide)

@@ -15,7 +15,7 @@ import run_dirs
 from rlgen import cli, runs
 from rlgen.comparison import Compared
 from rlgen.evaluation import statistics
-from rlgen.report import tables
+from rlgen.report import figures, tables
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 RNG = np.random.default_rng(0)
@@ -104,6 +104,65 @@ def test_the_worst_tenth_is_found_by_other_episodes_than_report_it(tmp_path):
     found = tables.tails({"alike": Compared("alike", [run])}).iloc[0]
     assert found["worst_tenth"] == pytest.approx(0.976, abs=0.015)
     assert found["worst_tenth_low"] < 0.976 < found["worst_tenth_high"] + 0.005
+
+
+def logged_at(path, updates):
+    """Rewrites what a run logged of training: walls 3 + seed + update at `updates`."""
+    metrics = pd.read_parquet(path / "metrics.parquet")
+    seeds = sorted(set(metrics["seed"]))
+    rows = [
+        {"kind": "train", "seed": s, "update": u, "level_n_walls": 3.0 + s + u}
+        for s in seeds
+        for u in updates
+    ]
+    pd.DataFrame(rows).to_parquet(path / "metrics.parquet")
+
+
+def test_curricula_are_drawn_over_all_members_by_update(tmp_path, monkeypatch):
+    """Two runs of one method that log at other updates, and a longer method."""
+    one = run_dirs.write(tmp_path, "one", scores(0.0, 2), algorithm="plr")
+    other = run_dirs.write(tmp_path, "other", scores(0.0, 3), algorithm="plr", seed=2)
+    longer = run_dirs.write(tmp_path, "longer", scores(0.0, 2), algorithm="accel")
+    logged_at(one, [10, 30])
+    logged_at(other, [10, 20, 30])
+    logged_at(longer, range(5, 100, 5))
+    drawn = {}
+    monkeypatch.setattr(
+        figures.pictures,
+        "line_panels",
+        lambda panels, path, title, **options: drawn.update(panels, **options),
+    )
+    groups = runs.group(runs.finished(tmp_path))
+    figures._curriculum(groups, tmp_path / "c.png", list(groups), "")
+    (lines,) = (panel for name, panel in drawn.items() if "walls" in name)
+    assert list(lines) == ["accel", "plr"]
+    assert len(lines["accel"].x) == 19
+    # Seeds 0 to 4, all of them; seeds 0 and 1 have 13 + seed between 10 and 30.
+    assert lines["plr"].x.tolist() == [10, 20, 30]
+    np.testing.assert_allclose(lines["plr"].point, [15, 25, 35])
+    np.testing.assert_allclose(lines["plr"].low, [13, 23, 33])
+    np.testing.assert_allclose(lines["plr"].high, [17, 27, 37])
+    assert drawn["note"] == "mean and range over seeds"
+    metrics = pd.read_parquet(other / "metrics.parquet")
+    metrics.loc[metrics["seed"] == 4, "level_n_walls"] = np.nan
+    metrics.to_parquet(other / "metrics.parquet")
+    groups = runs.group(runs.finished(tmp_path))
+    figures._curriculum(groups, tmp_path / "c.png", list(groups), "")
+    assert drawn["note"].endswith("walls of train levels: 4 of 5 seeds of plr")
+
+
+def test_a_method_has_one_colour_in_all_figures(folder, tmp_path, monkeypatch):
+    """Whichever of them show it: every figure is told of all names."""
+    said = []
+    for name in ("line_panels", "interval_panels", "cost_curves"):
+        monkeypatch.setattr(
+            figures.pictures, name, lambda *args, **options: said.append(options)
+        )
+    groups = runs.group(runs.find([folder])[0])
+    compared, made = tables.of_all(groups)
+    figures.draw(groups, compared, made, tmp_path)
+    assert len(said) == 6
+    assert all(options["among"] == list(groups) for options in said)
 
 
 def test_latex_is_escaped_and_ruled(report):

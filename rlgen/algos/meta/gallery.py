@@ -149,8 +149,10 @@ def policy_target_picture(
         }
         x[name], labels[name] = reward, "reward"
     return pictures.line_panels(
-        panels,
-        x,
+        {
+            title: {name: pictures.over_runs(x[title], y) for name, y in lines.items()}
+            for title, lines in panels.items()
+        },
         folder / "policy_target.png",
         "What the rule asks of the log probability of an action",
         x_label=labels,
@@ -230,15 +232,14 @@ def lives_picture(
             lambda p: history(p, jax.random.key(0)), params
         ).items()
     }
+    share = (np.arange(n_updates) + 1) / n_updates
     panels = {
-        title: {"": measured[name]}
+        title: {"": pictures.over_runs(share, measured[name])}
         for name, title in _MEASURES.items()
         if name in measured
     }
-    share = (np.arange(n_updates) + 1) / n_updates
     return pictures.line_panels(
         panels,
-        dict.fromkeys(panels, share),
         folder / "lives.png",
         f"Agents over {n_updates} updates on held-out levels",
         x_label=dict.fromkeys(panels, "share of the life, n/N"),

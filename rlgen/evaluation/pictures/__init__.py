@@ -6,6 +6,7 @@ each file is written whole or not at all. Colours are safe for the colour-blind,
 what a colour says is also said by a length or a word.
 """
 
+from rlgen.evaluation.pictures._style import looks
 from rlgen.evaluation.pictures.agreement import agreement_panels
 from rlgen.evaluation.pictures.comparison import cost_curves, interval_panels
 from rlgen.evaluation.pictures.curves import DEFAULT_GROUPS, learning_curves
@@ -16,11 +17,18 @@ from rlgen.evaluation.pictures.levels import (
     level_grid,
     level_images,
 )
-from rlgen.evaluation.pictures.maps import heat_maps, line_panels
+from rlgen.evaluation.pictures.maps import (
+    Line,
+    heat_maps,
+    line_panels,
+    over_rows,
+    over_runs,
+)
 from rlgen.evaluation.pictures.strips import score_strips
 
 __all__ = [
     "DEFAULT_GROUPS",
+    "Line",
     "agent_gif",
     "agreement_panels",
     "cost_curves",
@@ -32,5 +40,8 @@ __all__ = [
     "level_grid",
     "level_images",
     "line_panels",
+    "looks",
+    "over_rows",
+    "over_runs",
     "score_strips",
 ]

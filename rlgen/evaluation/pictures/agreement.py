@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from rlgen.evaluation.pictures._style import CYCLE, DPI, INK, plain_text, quieten, save
+from rlgen.evaluation.pictures._style import DPI, INK, looks, plain_text, quieten, save
 
 
 @plain_text
@@ -41,14 +41,13 @@ def agreement_panels(
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for ax, (heading, scores) in zip(axes, panels.items(), strict=True):
         scores = np.asarray(scores, np.float64)
-        for i, name in enumerate(names):
+        for name, look in looks(names).items():
             rows = [j for j, group in enumerate(groups) if group == name]
-            marker = "os^Dv"[i // len(CYCLE) % 5]  # colours come back, shapes differ
             ax.plot(
                 scores[rows],
                 target[rows],
-                marker,
-                color=CYCLE[i % len(CYCLE)],
+                look.marker,
+                color=look.colour,
                 ms=5,
                 label=name,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from rlgen.evaluation.pictures._style import (
-    CYCLE,
     INK,
     QUIET,
+    legend_below,
+    looks,
     plain_text,
     quieten,
     save,
@@ -23,16 +24,25 @@ from rlgen.evaluation.pictures._style import (
 
 @plain_text
 def interval_panels(
-    panels: Mapping[str, pd.DataFrame], path: str | Path, title: str, note: str = ""
+    panels: Mapping[str, pd.DataFrame],
+    path: str | Path,
+    title: str,
+    note: str = "",
+    *,
+    among: Sequence[str] = (),
+    share: bool = False,
 ) -> Path:
     """Draws one panel per table, one row of it per algorithm.
 
     Args:
       panels: by title; columns algorithm, point, low and high (NaN: none).
       note: a line below, on what the intervals are.
+      among: see `looks`; rows are in its order.
+      share: what is drawn are shares: all panels run from 0 to 1.
     """
-    names = list(dict.fromkeys(n for p in panels.values() for n in p["algorithm"]))
-    columns = min(4, len(panels))
+    present = list(dict.fromkeys(n for p in panels.values() for n in p["algorithm"]))
+    names = [name for name in dict.fromkeys((*among, *present)) if name in present]
+    columns = _columns(len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(
         figsize=(2.6 * columns + 1.2, (0.3 * len(names) + 0.8) * rows + 0.8),
@@ -40,25 +50,39 @@ def interval_panels(
         dpi=160,
     )
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    given = looks(names, among)
+    # Normalised scores go a little beyond.
+    drawn = pd.concat([p[["point", "low", "high"]] for p in panels.values()])
+    least, most = min(0.0, drawn.min().min()), max(1.0, drawn.max().max())
     for ax, (heading, table) in zip(axes, panels.items(), strict=False):
         for row in table.to_dict("records"):
             at = names.index(row["algorithm"])
-            colour = CYCLE[at % len(CYCLE)]
+            colour, _, marker = given[row["algorithm"]]
             if np.isfinite(row["low"]):
                 ax.plot([row["low"], row["high"]], [at, at], color=colour, lw=2.5)
-            ax.plot(row["point"], at, "o", color=colour, ms=5)
+            ax.plot(row["point"], at, marker, color=colour, ms=5)
         ax.set_title(heading, fontsize=9, color=INK)
         ax.set_yticks(range(len(names)), names, fontsize=8)
         ax.set_ylim(len(names) - 0.5, -0.5)
         quieten(ax, "x")
-        ax.locator_params(axis="x", nbins=4)
+        if share:
+            ax.set_xlim(least - 0.03, most + 0.03)
+            ax.set_xticks([0.0, 0.5, 1.0])
+        else:
+            ax.locator_params(axis="x", nbins=4)
         ax.spines["left"].set_visible(False)
+        ax.tick_params(axis="y", length=0)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     figure.suptitle(title, fontsize=11, color=INK)
     if note:
         figure.supxlabel(note, fontsize=8, color=QUIET)
     return save(figure, path)
+
+
+def _columns(n: int) -> int:
+    """So that rows are full, or nearly."""
+    return n if n <= 5 else 3 if n % 3 == 0 and n % 4 else 4
 
 
 @plain_text
@@ -68,6 +92,8 @@ def cost_curves(
     path: str | Path,
     title: str,
     note: str = "",
+    *,
+    among: Sequence[str] = (),
 ) -> Path:
     """Draws one row of panels per table, and in it the same curves against each cost.
 
@@ -76,6 +102,7 @@ def cost_curves(
         one row per algorithm and time.
       costs: the columns of costs, and what their axes are called.
       note: a line below, on what the bands are.
+      among: see `looks`.
     """
     names = list(dict.fromkeys(n for t in tables.values() for n in t["algorithm"]))
     figure = Figure(
@@ -84,14 +111,16 @@ def cost_curves(
         dpi=160,
     )
     axes = figure.subplots(len(tables), len(costs), squeeze=False, sharey="row")
+    given = looks(names, among)
     for row, (heading, table) in zip(axes, tables.items(), strict=True):
         for ax, (cost, label) in zip(row, costs.items(), strict=True):
-            for at, name in enumerate(names):
+            for name, (colour, dash, marker) in given.items():
                 own: Any = table[table["algorithm"] == name]
-                colour = CYCLE[at % len(CYCLE)]
+                if own.empty:
+                    continue
                 ax.plot(
-                    own[cost], own["point"], "o-", color=colour, ms=3, lw=1.6,
-                    label=name,
+                    own[cost], own["point"], dash, marker=marker, color=colour, ms=3,
+                    lw=1.6, label=name,
                 )  # fmt: skip
                 ax.fill_between(
                     own[cost], own["low"], own["high"], color=colour, alpha=0.15, lw=0
@@ -103,9 +132,5 @@ def cost_curves(
             ax.set_xlabel(label, fontsize=8, color=QUIET)
         row[0].set_title(heading, fontsize=9, color=INK, loc="left")
     figure.suptitle(title, fontsize=11, color=INK)
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center",
-        ncols=len(names), fontsize=8, frameon=False, title=note or None,
-        title_fontsize=8, labelcolor=INK,
-    )  # fmt: skip
+    legend_below(figure, axes.ravel(), note)
     return save(figure, path)

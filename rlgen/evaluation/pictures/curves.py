@@ -18,12 +18,11 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from rlgen.evaluation import statistics
 from rlgen.evaluation.pictures._style import (
-    COLOURS,
-    CYCLE,
     DPI,
     INK,
     QUIET,
     TRACK,
+    looks,
     plain_text,
     save,
 )
@@ -183,14 +182,9 @@ def _match(pattern: str, column: str) -> str | None:
 
 def _lines(ax: Axes, frame: pd.DataFrame, series: dict[str, str]) -> None:
     """One line and band per series; panels of shares run from 0 to 1."""
-    taken = {COLOURS[name] for name in series if name in COLOURS}
-    free = [c for c in CYCLE if c not in taken]
-    others = [name for name in series if name not in COLOURS]
+    given = looks(series)
     for name, column in series.items():
-        colour, style = COLOURS.get(name), "-"
-        if colour is None:
-            turn, at = divmod(others.index(name), len(free))
-            colour, style = free[at], ("-", "--", ":", "-.")[turn % 4]
+        colour, style, _ = given[name]
         label = name
         for x, line, low, high in _over_seeds(frame, column):
             width = 1.6 if len(x) < 60 else 1.2

@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from numpy.typing import ArrayLike
 
-from rlgen.evaluation.pictures._style import CYCLE, DPI, INK, plain_text, quieten, save
+from rlgen.evaluation.pictures._style import (
+    DPI,
+    INK,
+    looks,
+    plain_text,
+    quieten,
+    save,
+    size_axis,
+)
 
 
 @plain_text
@@ -30,16 +38,18 @@ def growth_curves(
     """
     figure = Figure(figsize=(6.75, 4.0), layout="constrained", dpi=DPI)
     ax = figure.subplots()
-    for i, (name, (sizes, costs, limits)) in enumerate(curves.items()):
-        colour, marker = CYCLE[i % len(CYCLE)], "os^Dv"[i // len(CYCLE) % 5]
+    given = looks(curves)
+    for name, (sizes, costs, limits) in curves.items():
+        colour, _, marker = given[name]
         order = np.argsort(np.asarray(sizes))
         x, y = np.asarray(sizes)[order], np.asarray(costs)[order]
         ax.plot(x, y, color=colour, marker=marker, ms=4, lw=1.4, label=name)
         ax.plot(x, np.asarray(limits, float)[order], color=colour, ls=":", lw=1.0)
-    ax.set(xscale="log", yscale="log")
-    for axis in (ax.xaxis, ax.yaxis):  # as they are by default, but without formulas
-        axis.set_major_formatter(LogFormatter())
-        axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+    size_axis(ax, np.concatenate([np.asarray(sizes) for sizes, *_ in curves.values()]))
+    ax.set_yscale("log")
+    # As it is by default, but without formulas.
+    ax.yaxis.set_major_formatter(LogFormatter())
+    ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     ax.set_xlabel(x_label, fontsize=8, color=INK)
     ax.set_ylabel(y_label, fontsize=8, color=INK)
     ax.set_title(title, fontsize=9, color=INK)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from rlgen.evaluation.pictures._style import (
-    CYCLE,
     DPI,
     INK,
     QUIET,
+    legend_below,
+    looks,
     plain_text,
     quieten,
     save,
+    size_axis,
 )
 
 
@@ -59,50 +64,90 @@ def heat_maps(
     return save(figure, path)
 
 
+class Line(NamedTuple):
+    """A line with a band, over its own x: all of shape [X]; NaN ends: no band."""
+
+    x: np.ndarray
+    point: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def over_runs(x: ArrayLike, values: ArrayLike) -> Line:
+    """Mean and range over the rows of values [R, X] (or one line [X])."""
+    rows = np.atleast_2d(np.asarray(values, float))
+    nothing = np.full(rows.shape[1], np.nan)
+    low, high = (rows.min(0), rows.max(0)) if len(rows) > 1 else (nothing, nothing)
+    return Line(np.asarray(x, float), rows.mean(0), low, high)
+
+
+def over_rows(table: pd.DataFrame) -> Line:
+    """Mean and range over the rows of a table whose columns are x.
+
+    Every row counts at every point: where one has no value, there is none.
+    """
+    known = table.dropna(axis="columns")
+    return over_runs(known.columns.to_numpy(float), known.to_numpy(float))
+
+
 @plain_text
 def line_panels(
-    panels: Mapping[str, Mapping[str, np.ndarray]],
-    x: Mapping[str, np.ndarray],
+    panels: Mapping[str, Mapping[str, Line]],
     path: str | Path,
     title: str,
     *,
     x_label: Mapping[str, str],
     note: str = "",
+    among: Sequence[str] = (),
+    sizes: bool = False,
+    share_y: bool = False,
 ) -> Path:
-    """Draws lines in panels: mean and range over the rows of values [R, X].
+    """Draws lines in panels, each against its own x.
 
     Args:
-      panels: title -> name of the line -> values [R, X], all of one panel against
-        `x` of that title.
+      panels: title -> name of the line -> the line.
       x_label: by title too.
       note: a line below, on what bands are.
+      among: see `looks`.
+      sizes: x is a size: its axis is logarithmic and has ticks where lines have points.
+      share_y: all panels have one y axis.
     """
-    columns = min(3, len(panels))
+    columns = min(4 if len(panels) > 6 else 3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(
-        figsize=(3.3 * columns + 0.4, 2.7 * rows + 0.6), dpi=DPI, layout="constrained"
+        figsize=(3.3 * columns + 0.4, 2.7 * rows + 0.8), dpi=DPI, layout="constrained"
     )
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=share_y).ravel()
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    given = looks(names, among)
+    # Panels of the same lines share a legend, others have their own.
+    fullest = set(max(panels.values(), key=len))
+    is_shared = all(fullest & set(lines) for lines in panels.values())
     for ax, (heading, lines) in zip(axes, panels.items(), strict=False):
-        for at, (name, values) in enumerate(lines.items()):
-            colour = CYCLE[at % len(CYCLE)]
-            style = ("-", "--", ":")[at // len(CYCLE) % 3]
-            values = np.atleast_2d(values)
-            ax.plot(x[heading], values.mean(0), style, color=colour, lw=1.6, label=name)
-            if len(values) > 1:
-                ax.fill_between(
-                    x[heading], values.min(0), values.max(0), color=colour, alpha=0.15,
-                    lw=0,
-                )  # fmt: skip
+        for name, line in lines.items():
+            colour, style, marker = given[name]
+            ax.plot(
+                line.x, line.point, style, color=colour, lw=1.6, label=name,
+                marker=marker if sizes else None, ms=4,
+            )  # fmt: skip
+            ax.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, lw=0)
         ax.set_title(heading, fontsize=9, color=INK, loc="left")
         ax.set_xlabel(x_label[heading], fontsize=8, color=QUIET)
-        ax.locator_params(axis="x", nbins=5)
-        if len(lines) > 1:
-            ax.legend(fontsize=7, frameon=False, labelcolor=INK)
+        if sizes:
+            size_axis(ax, np.concatenate([line.x for line in lines.values()]))
+        else:
+            ax.locator_params(axis="x", nbins=5)
+        if len(lines) > 1 and not is_shared:
+            ax.legend(
+                fontsize=7, frameon=False, labelcolor=INK, loc="upper left",
+                bbox_to_anchor=(1.0, 1.0),
+            )  # fmt: skip
         quieten(ax)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     figure.suptitle(title, fontsize=11, color=INK)
-    if note:
+    if is_shared and len(names) > 1:
+        legend_below(figure, axes[: len(panels)], note)
+    elif note:
         figure.supxlabel(note, fontsize=8, color=QUIET)
     return save(figure, path)

@@ -16,6 +16,7 @@ from rlgen.evaluation.pictures._style import (
     DPI,
     INK,
     QUIET,
+    looks,
     plain_text,
     quieten,
     save,
@@ -47,7 +48,7 @@ def return_panels(
     names = list(dict.fromkeys(policies))
     of_policy = np.array([names.index(name) for name in policies])
     _histogram(by_policy, returns, of_policy, names)
-    _by_level(by_level, returns, np.array(_colours(len(names)))[of_policy], levels)
+    _by_level(by_level, returns, np.array(_colours(names))[of_policy], levels)
     for name, value in references.items():
         if value is None:
             continue
@@ -74,7 +75,7 @@ def _histogram(
         f"{name} ({len(part):,})" if i in named else "_"
         for i, (name, part) in enumerate(zip(names, parts, strict=True))
     ]
-    ax.hist(parts, bins, stacked=True, color=_colours(len(names)), label=labels)
+    ax.hist(parts, bins, stacked=True, color=_colours(names), label=labels)
     ax.set_xlabel("return of an episode", fontsize=8, color=QUIET)
     ax.set_ylabel("episodes", fontsize=8, color=QUIET)
     ax.set_title("By policy (episodes); dashed: references", fontsize=9, color=INK,
@@ -100,8 +101,9 @@ def _by_level(
     quieten(ax, "y")
 
 
-def _colours(n: int) -> list[str]:
+def _colours(names: list[str]) -> list[str]:
     """A colour each for a few policies; for many, which come in order, a scale."""
+    n = len(names)
     if n <= len(CYCLE):
-        return list(CYCLE[:n])
+        return [look.colour for look in looks(names).values()]
     return [colors.to_hex(row) for row in colormaps["viridis"](np.linspace(0, 0.95, n))]

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from rlgen.evaluation.pictures._style import (
-    CYCLE,
     DPI,
     INK,
     QUIET,
+    looks,
     plain_text,
     quieten,
     save,
@@ -40,8 +40,9 @@ def score_strips(table: pd.DataFrame, path: str | Path, title: str, label: str) 
     )
     ax = figure.subplots()
     rng = np.random.default_rng(0)
+    given = looks(parts)
     for at, (name, scores) in enumerate(parts.items()):
-        colour = CYCLE[at % len(CYCLE)]
+        colour = given[name].colour
         # Spread in height, so that dots do not hide one another.
         height = at + rng.uniform(-0.3, 0.3, len(scores))
         ax.scatter(scores, height, s=9, lw=0, alpha=0.5, color=colour)
