@@ -366,10 +366,17 @@ def _ls(args: Sequence[str]) -> int:
     options = parser.parse_args(args)
     from rlgen.store import RunStore
 
+    around: dict[tuple[str, str], list[str]] = {}
     print("algorithms:")
     for name in registry.names(registry.ALGORITHMS):
         entry = registry.load(registry.ALGORITHMS, name)
         print(f"  {name:12} {entry.summary} ({entry.source})")
+        for switch, what in entry.wrappers.items():
+            around.setdefault((switch, what), []).append(name)
+    print("around others:")
+    for (switch, what), wrapped in around.items():
+        flag = f"--{switch.replace('_', '-')} True"
+        print(f"  {switch:12} {what}: {flag} with {', '.join(wrapped)}")
     print("environments:", ", ".join(registry.names(registry.ENVS)))
     print("update rules:", ", ".join(registry.names(registry.RULES)))
     runs = sorted(Path(options.out).glob("*/run.json"))

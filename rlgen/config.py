@@ -32,7 +32,10 @@ _AMBIGUOUS = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-9_.]+)+)$")
 
 
 # libyaml's, ten times as fast, where PyYAML was built with it.
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+_FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_FASTEST):
     """YAML in which a number is what a flag takes for one, and a key stands once."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:

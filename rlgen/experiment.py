@@ -204,6 +204,11 @@ class Algorithm(abc.ABC):
                 return f"{name} is {own} in it, not {value}"
         return ""
 
+    @property
+    def wrappers(self) -> Mapping[str, str]:
+        """Switches that put something else around it, by name: what, in a line."""
+        return {}
+
     def env_of(self, values: Mapping[str, Any]) -> str:
         """The environment that flat settings imply; empty for `env`."""
         del values

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
+import signal
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from rlgen import cli, registry, reports, training
 from rlgen import config as configs
-from rlgen import registry, training
 from rlgen.cli import main, train_config
 from rlgen.config import RunConfig
 from rlgen.envs.maze.levels import UniformWalls
 from rlgen.errors import UserError
 from rlgen.levels import LevelSet
+from rlgen.store import RunStore
 
 TINY = [
     "--n-envs=4", "--n-steps=8", "--n-minibatches=2", "--n-epochs=1", "--core-size=8",
@@ -51,6 +56,67 @@ def test_a_repeated_command_returns_the_finished_run(run_dir, capsys):
     shown = capsys.readouterr().out
     assert "IQM" in shown and "curves.png" in shown
     assert len(list(run_dir.parent.iterdir())) == 1
+
+
+def test_pictures_that_failed_are_drawn_by_the_same_command(
+    run_dir, tmp_path, monkeypatch, capsys
+):
+    """A full disk, a signal; what was learned is done, and nothing is trained again."""
+    store = RunStore(shutil.copytree(run_dir, tmp_path / "run"))
+    shutil.rmtree(store.figures_dir)
+    store.figures_dir.mkdir()
+    assert store.read_run()["drawn"]
+    store.update_run(drawn=False)
+    command = ["train", "plr", "--preset=quick", *TINY, f"--run-dir={store.path}"]
+    monkeypatch.setattr(training, "planned", None)
+
+    def full():
+        raise OSError(errno.ENOSPC, "No space left")
+
+    steps = iter(
+        [
+            full,
+            lambda: os.kill(os.getpid(), signal.SIGTERM),
+            lambda: (store.figures_dir / "curves.png").write_text("drawn"),
+        ]
+    )
+
+    def draw(experiment, store, states):
+        del experiment, store, states
+        next(steps)()
+
+    monkeypatch.setattr(reports, "draw", draw)
+    assert [main(command) for _ in range(4)] == [2, 143, 0, 0]
+    said = capsys.readouterr()
+    assert "(No space left)" in said.err and "the same command draws" in said.err
+    assert "stopped by SIGTERM" in said.err and "curves.png" in said.out
+    assert next(steps, None) is None
+
+
+def test_ctrl_c_before_anything_is_to_be_saved_is_no_traceback(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.VERBS, "ls", interrupted)
+    assert main(["ls"]) == 130
+    assert capsys.readouterr().err == "rlgen: stopped by SIGINT.\n"
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "run.json"])
+def test_a_run_that_lost_what_it_was_is_said_in_one_sentence(
+    run_dir, tmp_path, capsys, file
+):
+    path = shutil.copytree(run_dir, tmp_path / "run")
+    (path / file).write_text("")
+    command = ["train", "plr", "--preset=quick", *TINY, f"--run-dir={path}"]
+    for words in (["eval", str(path)], ["ood", str(path)], command):
+        if file == "config.yaml" and words is command:
+            continue  # its settings are the command's
+        if file == "run.json" and words[0] in ("eval", "ood"):
+            continue  # they read checkpoints
+        assert main(words) == 2, words
+        error = capsys.readouterr().err
+        assert str(path / file) in error.splitlines()[-1]
 
 
 def test_eval_plays_heldout_named_and_files_and_the_robustness_protocol(
@@ -187,7 +253,7 @@ def test_a_run_directory_of_other_settings_is_refused(tmp_path, capsys):
 def test_an_unwritable_out_says_so(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["train", "dr", *TINY, f"--out={tmp_path / 'file'}"]) == 2
-    assert "choose another --out" in capsys.readouterr().err
+    assert "choose another place" in capsys.readouterr().err
 
 
 def test_flags_stand_above_the_file_and_the_file_above_the_preset(tmp_path):

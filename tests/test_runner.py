@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 
 import chex
@@ -169,6 +170,38 @@ def test_a_stopped_run_goes_on_to_the_same_bits(whole, program, tmp_path):
     )
 
 
+@pytest.fixture(scope="module")
+def stopped(program, tmp_path_factory):
+    """A run that was stopped after a checkpoint."""
+    config = tiny(seeds=2, eval_every=4)
+    store = RunStore.open(tmp_path_factory.mktemp("stopped"), config.name, config)
+    with preempted():
+        runner.run(program.experiment, config.run, store, program=program)
+    return config, store
+
+
+@pytest.mark.parametrize("loss", ["gone", "cut"])
+def test_rows_that_are_lost_are_not_lost_silently(stopped, program, tmp_path, loss):
+    config, whole = stopped
+    store = RunStore(shutil.copytree(whole.path, tmp_path / "run"))
+    rows = store.metrics_path.read_bytes()
+    store.metrics_path.unlink()
+    if loss == "cut":
+        store.metrics_path.write_bytes(rows[:-1])
+    with pytest.raises(UserError, match=r"has lost rows .* put it back, or remove"):
+        runner.run(program.experiment, config.run, store, program=program)
+    store.metrics_path.write_bytes(rows)
+    runner.run(program.experiment, config.run, store, program=program)
+
+
+def test_settings_that_are_lost_are_said(stopped, tmp_path):
+    config, whole = stopped
+    path = shutil.copytree(whole.path, tmp_path / "run")
+    (path / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"has lost its config.yaml: put it back"):
+        RunStore.open("", config.name, config, str(path))
+
+
 def test_a_run_that_is_killed_at_any_write_goes_on_to_the_same_bits(program, tmp_path):
     """Copies of its directory are what SIGKILL leaves; `kills.py` does kill.
 
@@ -292,7 +325,7 @@ def test_an_unwritable_directory_says_so(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     config = tiny("dr")
-    with pytest.raises(UserError, match=r"Cannot write to .* choose another --out"):
+    with pytest.raises(UserError, match=r"Cannot write to .* choose another place"):
         RunStore.open(blocked, config.name, config)
 
 
@@ -332,6 +365,15 @@ def test_a_second_signal_is_not_caught():
             assert seen == ["outer"]
     finally:
         signal.signal(signal.SIGUSR1, old)
+
+
+def test_what_is_no_loop_ends_at_the_first_signal():
+    old = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(runner.Preempted, match="SIGTERM") as stop, runner.preemptible():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)  # not reached
+    assert stop.value.signum == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is old
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,10 @@ class OfflineAlgorithm(Algorithm):
     def config(self) -> OfflineConfig:
         return OfflineConfig(agent=self.agent)
 
+    @property
+    def wrappers(self) -> Mapping[str, str]:
+        return {"cocoa": "compositional conservatism by anchors (Song et al. 2024)"}
+
     def env_of(self, values: Mapping[str, Any]) -> str:
         """The environment that the dataset was collected in."""
         return _about(values).get("environment", "")

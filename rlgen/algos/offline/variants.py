@@ -106,6 +106,10 @@ class OutcomeAlgorithm(OfflineAlgorithm):
     def config(self) -> OutcomeConfig:
         return OutcomeConfig(agent=self.agent)
 
+    @property
+    def wrappers(self):
+        return {} if self.windows else super().wrappers
+
     def told(self, config, env, data):
         if self.windows and config.cocoa:
             raise UserError(
@@ -173,6 +177,10 @@ class GoalAlgorithm(OfflineAlgorithm):
 @dataclasses.dataclass(frozen=True)
 class OnlineAlgorithm(OfflineAlgorithm):
     """An agent that has no dataset: it plays from the first update on."""
+
+    @property
+    def wrappers(self):
+        return {}
 
     def build(self, run, env_config, config):
         scaled = config.reward_scaling != "none"

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
+from rlgen.errors import UserError
 from rlgen.files import write_atomically
 
 INK, QUIET, TRACK = "#2b3040", "#6b7080", "#e4e4e8"
@@ -116,8 +117,18 @@ def quieten(ax: Axes, grid: Literal["x", "y", "both"] = "both") -> None:
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Writes PNG, or PDF whose text stays text, as the file's name asks."""
+    """Writes PNG, or PDF whose text stays text, as the file's name asks.
+
+    Raises:
+      UserError: the name asks for nothing that can be written.
+    """
     path = Path(path)
+    kinds = figure.canvas.get_supported_filetypes()
+    if path.suffix[1:] not in kinds:
+        raise UserError(
+            f"A picture cannot be written to {path}: name a file that ends in .png, or "
+            f"another of {', '.join(kinds)}."
+        )
     # Type 42: journals refuse what matplotlib embeds by itself.
     with write_atomically(path) as file, matplotlib.rc_context({"pdf.fonttype": 42}):
         figure.savefig(file, format=path.suffix[1:])
