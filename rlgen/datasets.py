@@ -25,9 +25,8 @@ import numpy as np
 
 from rlgen import transitions
 from rlgen.errors import UserError
-from rlgen.files import make_folder_atomically
+from rlgen.files import make_folder_atomically, unwritable
 from rlgen.levels import LevelSet, LevelSpace
-from rlgen.store import unwritable
 from rlgen.transitions import Episode, OfflineData
 
 # What minari takes for a name: folders, then a name with a version.

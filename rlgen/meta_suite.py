@@ -28,10 +28,9 @@ from rlgen.algos.rule_library import NamedRule
 from rlgen.envs.config import EnvConfig
 from rlgen.errors import UserError
 from rlgen.evaluation import pictures, statistics
-from rlgen.files import write_atomically
+from rlgen.files import unwritable, write_atomically
 from rlgen.levels import LevelSet
 from rlgen.networks import NetworkConfig
-from rlgen.store import unwritable
 
 _POOL_SEED = 7
 # What is tried unless asked: one game of MinAtar stands for all.

@@ -25,10 +25,9 @@ from rlgen.candidates import Candidates
 from rlgen.env import Env
 from rlgen.errors import UserError
 from rlgen.evaluation import shifted_validation as validation
-from rlgen.files import write_atomically
+from rlgen.files import unwritable, write_atomically
 from rlgen.levels import LevelSet
 from rlgen.perturbations import Shift, crafted_shifts, plain_validation
-from rlgen.store import unwritable
 
 FloatArray = NDArray[np.float64]
 

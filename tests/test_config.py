@@ -45,7 +45,7 @@ def test_a_file_says_what_flags_say(tmp_path, content, settings):
         (b"lr: 1\nlr: 2", "lr stands there twice"),
         (b"# caf\xe9\nlr: 1", "is not valid YAML"),
         (b"lr: 0,001", "must be of type float"),
-        (b"lr: 0:30", "0:30 is another number"),
+        (b"lr: 1:30.5", "1:30.5 is another number"),
         (b"n_updates: 1:30", "1:30 is another number"),
         (b"seed: 010", "010 is another number"),
         (b"seed: 0o17", "must be of type int"),

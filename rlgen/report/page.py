@@ -15,10 +15,9 @@ from markupsafe import Markup
 
 from rlgen import runs
 from rlgen.errors import UserError
-from rlgen.files import write_atomically
+from rlgen.files import unwritable, write_atomically
 from rlgen.report import figures, tables
 from rlgen.runs import Run
-from rlgen.store import unwritable
 
 _MIME = {".png": "image/png", ".gif": "image/gif"}
 # Pictures of so many groups are shown; more would make a page of hundreds of MiB.
