@@ -172,8 +172,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(whole, program, tmp_path):
 
 @pytest.fixture(scope="module")
 def stopped(program, tmp_path_factory):
-    """A run that was stopped after a checkpoint."""
-    config = tiny(seeds=2, eval_every=4)
+    """A run that was stopped after two checkpoints."""
+    config = tiny(seeds=2, eval_every=4, checkpoint_every_s=0.0)
     store = RunStore.open(tmp_path_factory.mktemp("stopped"), config.name, config)
     with preempted():
         runner.run(program.experiment, config.run, store, program=program)
@@ -192,6 +192,26 @@ def test_rows_that_are_lost_are_not_lost_silently(stopped, program, tmp_path, lo
         runner.run(program.experiment, config.run, store, program=program)
     store.metrics_path.write_bytes(rows)
     runner.run(program.experiment, config.run, store, program=program)
+
+
+def test_a_damaged_checkpoint_costs_time_alone(stopped, program, tmp_path, whole):
+    """The one before it goes on, to the same bits and rows."""
+    config, before = stopped
+    store = RunStore(shutil.copytree(before.path, tmp_path / "run"))
+    newest = store.newest_checkpoint()
+    assert newest.name == "4"
+    for path in newest.glob("state/**/*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=r"4 is damaged .* going on from update 2"):
+        states = runner.run(program.experiment, config.run, store, program=program)
+    assert store.read_run()["resumed_at"] == 2
+    assert_same_bits(jax.device_get(jax.tree.map(as_data, states)), whole[1])
+    timing = ["wall_s", "steps_per_s"]
+    pd.testing.assert_frame_equal(
+        store.read_metrics().drop(columns=timing),
+        whole[0].read_metrics().drop(columns=timing),
+    )
 
 
 def test_settings_that_are_lost_are_said(stopped, tmp_path):
