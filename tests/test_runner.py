@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 import signal
+import time
 
 import chex
 import jax
