@@ -18,6 +18,7 @@ from typing import Any
 
 from rlgen import registry
 from rlgen.errors import UserError
+from rlgen.ranges import Count, CountOrZero, Seed, Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,7 +152,7 @@ def _run_training(config: Any) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalOptions:
+class EvalOptions(Settings):
     """How a trained run is evaluated.
 
     Attributes:
@@ -162,11 +163,11 @@ class EvalOptions:
       seed: seed of the evaluation.
     """
 
-    episodes: int = 10
+    episodes: Count = 10
     levels: tuple[str, ...] = ()
     named: bool = True
-    robustness: int = 0
-    seed: int = 0
+    robustness: CountOrZero = 0
+    seed: Seed = 0
 
 
 def _eval(args: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ from rlgen.config import RunConfig
 from rlgen.env import take
 from rlgen.errors import UserError
 from rlgen.players import Policy
+from rlgen.ranges import Seed, ShareAboveZero
 from rlgen.store import RunStore
 
 PyTree = Any
@@ -34,19 +35,14 @@ class RunOptions(CollectOptions):
     """
 
     quality: str = "expert"
-    policy_seed: int | None = None
-    medium_share: float = 0.5
+    policy_seed: Seed | None = None
+    medium_share: ShareAboveZero = 0.5
 
     def __post_init__(self):
         super().__post_init__()
         if self.quality not in QUALITIES:
             raise UserError(
                 f"Unknown quality {self.quality!r}: choose {', '.join(QUALITIES)}."
-            )
-        if not 0.0 < self.medium_share <= 1.0:
-            raise UserError(
-                f"medium_share is {self.medium_share:g}: choose a share above 0 and up "
-                "to 1."
             )
 
 

@@ -21,6 +21,7 @@ from rlgen.env import Env, take
 from rlgen.errors import UserError
 from rlgen.levels import LevelSet, assert_disjoint, check_dataset
 from rlgen.players import Policy
+from rlgen.ranges import Count, CountOrZero, Seed, Settings
 from rlgen.recording import N_SLOTS, Recorded, Recorder, Stage
 from rlgen.store import provenance
 
@@ -31,7 +32,7 @@ _REFERENCE_EPISODES = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class CollectOptions:
+class CollectOptions(Settings):
     """What a dataset is to hold, whoever plays.
 
     Attributes:
@@ -44,17 +45,11 @@ class CollectOptions:
       name: the dataset's folders, name and version; empty for ENV/QUALITY-v0.
     """
 
-    transitions: int = 100_000
-    n_levels: int = 64
-    seed: int = 0
+    transitions: Count = 100_000
+    n_levels: CountOrZero = 64
+    seed: Seed = 0
     out: str = "datasets"
     name: str = ""
-
-    def __post_init__(self):
-        if self.transitions < 1 or min(self.n_levels, self.seed) < 0:
-            raise UserError(
-                "transitions must be at least 1, n_levels and seed at least 0."
-            )
 
 
 class Collection:

@@ -12,15 +12,26 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import os
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import yaml
 
 from rlgen.errors import UserError
+from rlgen.ranges import (
+    SEEDS,
+    Count,
+    CountOrZero,
+    PositiveOrZero,
+    Seed,
+    Settings,
+    ranges,
+)
 
 ConfigT = TypeVar("ConfigT")
 
@@ -134,7 +145,13 @@ def _replace(config: Any, values: Mapping[str, Any], source: str) -> Any:
 
 
 def _checked(field: dataclasses.Field, old: Any, new: Any, source: str) -> Any:
-    """Lets integers stand for floats; refuses any other change of type."""
+    """Lets integers stand for floats; refuses any other change of type.
+
+    Numbers of NumPy are numbers, and paths are text: notebooks hold both.
+    """
+    if isinstance(new, list | tuple):
+        new = [_plain(value) for value in new]
+    new = _plain(new)
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
         return float(new)
     if new is None:
@@ -160,6 +177,13 @@ def _checked(field: dataclasses.Field, old: Any, new: Any, source: str) -> Any:
                 "of texts."
             )
     return new
+
+
+def _plain(value: Any) -> Any:
+    """The number or text that a scalar of NumPy or a path stands for; else itself."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def config_hash(config: Any) -> str:
@@ -205,7 +229,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Settings):
     """How an experiment is run, whatever it is.
 
     Attributes:
@@ -239,17 +263,19 @@ class RunConfig:
       pictures: draw curves, levels and the agent at the end.
     """
 
-    seed: int = 0
-    seeds: int = 1
-    n_updates: int = 1000
-    eval_every: int = 0
+    seed: Seed = 0
+    seeds: Count = 1
+    n_updates: Count = 1000
+    eval_every: CountOrZero = 0
     seed_axis: str = "auto"
-    devices: int = dataclasses.field(default=1, metadata=NOT_HASHED)
+    devices: Count = dataclasses.field(default=1, metadata=NOT_HASHED)
     coordinator: str = dataclasses.field(default="", metadata=NOT_HASHED)
-    processes: int = dataclasses.field(default=1, metadata=NOT_HASHED)
-    process: int = dataclasses.field(default=0, metadata=NOT_HASHED)
-    log_every: int = dataclasses.field(default=10, metadata=NOT_HASHED)
-    checkpoint_every_s: float = dataclasses.field(default=60.0, metadata=NOT_HASHED)
+    processes: Count = dataclasses.field(default=1, metadata=NOT_HASHED)
+    process: CountOrZero = dataclasses.field(default=0, metadata=NOT_HASHED)
+    log_every: Count = dataclasses.field(default=10, metadata=NOT_HASHED)
+    checkpoint_every_s: PositiveOrZero = dataclasses.field(
+        default=60.0, metadata=NOT_HASHED
+    )
     keep_policies: bool = dataclasses.field(default=False, metadata=NOT_HASHED)
     out: str = dataclasses.field(default="runs", metadata=NOT_HASHED)
     run_dir: str = dataclasses.field(default="", metadata=NOT_HASHED)
@@ -260,14 +286,13 @@ class RunConfig:
     pictures: bool = dataclasses.field(default=True, metadata=NOT_HASHED)
 
     def __post_init__(self):
-        counts = (self.seeds, self.n_updates, self.log_every, self.devices)
-        if min(counts) < 1 or self.eval_every < 0:
+        super().__post_init__()
+        last = self.seed + self.seeds - 1
+        if last not in SEEDS:
             raise UserError(
-                "seeds, n_updates, log_every and devices must be at least 1, "
-                "eval_every at least 0."
+                f"The last of {self.seeds} seeds would be {last}: choose a seed such "
+                f"that it is {SEEDS}."
             )
-        if self.seed < 0:
-            raise UserError(f"seed is {self.seed}: choose 0 or more.")
         if not 0 <= self.process < self.processes:
             raise UserError(
                 f"There is no process {self.process} of {self.processes}: choose "
@@ -301,6 +326,8 @@ def parse_flags(
     """
     import tyro
 
+    if {"-h", "--help"} & set(flags):
+        groups = {name: _with_ranges(value) for name, value in groups.items()}
     holder = dataclasses.make_dataclass(
         "Settings", [(name, type(value)) for name, value in groups.items()], frozen=True
     )
@@ -378,3 +405,29 @@ def _leaf(config: Any, name: str) -> tuple[Any, Any]:
         elif field.name == name:
             return typing.get_type_hints(type(config))[name], value
     raise KeyError(name)
+
+
+def _with_ranges(settings: Any) -> Any:
+    """The same settings, of a class whose help shows the ranges of its numbers."""
+    import tyro
+
+    kind = type(settings)
+    hints, values = typing.get_type_hints(kind, include_extras=True), {}
+    for field in dataclasses.fields(kind):
+        value = values[field.name] = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            values[field.name] = _with_ranges(value)
+            hints[field.name] = type(values[field.name])
+        elif isinstance(value, int | float) and field.name in ranges(kind):
+            shown = ranges(kind)[field.name].around(type(value).__name__.upper())
+            hints[field.name] = Annotated[
+                hints[field.name], tyro.conf.arg(metavar=shown)
+            ]
+    shown_class = dataclasses.make_dataclass(
+        kind.__name__,
+        [(name, hints[name], None) for name in values],
+        bases=(kind,),
+        frozen=True,
+        namespace={"__doc__": kind.__doc__, "__post_init__": lambda self: None},
+    )
+    return shown_class(**values)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import copy
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -18,6 +17,7 @@ from rlgen.env import Env
 from rlgen.errors import UserError
 from rlgen.levels import LevelSet
 from rlgen.published import Published
+from rlgen.ranges import Range
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,25 +153,6 @@ class Experiment(abc.ABC, Generic[StateT]):
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Within:
-    """What a setting may be, where any of many values makes the same algorithm.
-
-    Attributes:
-      above, below: bounds, both left out.
-    """
-
-    above: float
-    below: float = math.inf
-
-    def __contains__(self, value: Any) -> bool:
-        return self.above < value < self.below
-
-    def __str__(self) -> str:
-        bound = f" and below {self.below:g}" if self.below < math.inf else ""
-        return f"above {self.above:g}{bound}"
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Algorithm(abc.ABC):
     """What `rlgen train` knows by a name: settings, and the experiment they make.
@@ -182,7 +163,7 @@ class Algorithm(abc.ABC):
       settings: flat settings that make the algorithm what it is.
       presets: further flat settings, by the preset's name.
       definition: settings that would make another algorithm of it if they were others:
-        the value that they have, or `Within` what they are.
+        the value that they have, or the `Range` of what they may be.
       published: the configuration that a preset follows, by the preset's name.
       env: environment to train on if none is named.
     """
@@ -199,7 +180,7 @@ class Algorithm(abc.ABC):
         """What flat settings have that this algorithm has not, in words; or nothing."""
         for name, own in self.definition.items():
             value = values[name]
-            is_own = value in own if isinstance(own, Within) else value == own
+            is_own = value in own if isinstance(own, Range) else value == own
             if not is_own:
                 return f"{name} is {own} in it, not {value}"
         return ""

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rlgen.errors import Busy, UserError
 
@@ -193,6 +193,23 @@ class Lock:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+
+
+def check_name(name: Any, what: str) -> None:
+    """Checks that a name from elsewhere can be a file's: no path, nothing hidden.
+
+    Args:
+      what: what it is the name of, for the message.
+
+    Raises:
+      UserError: it cannot.
+    """
+    is_text = isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100
+    if not is_text or name.startswith(".") or {"/", "\\"} & set(name):
+        raise UserError(
+            f"{name!r} is no name for a {what}: choose one without slashes and with no "
+            "dot in front."
+        )
 
 
 @functools.cache

@@ -20,12 +20,14 @@ from rich.progress import (
 )
 
 from rlgen import config as configs
+from rlgen.env import Env
 from rlgen.errors import UserError
-from rlgen.levels import SPLITS, LevelFileError, LevelSet, hash_text, stack
+from rlgen.levels import SPLITS, LevelSet, LevelSpace, hash_text
+from rlgen.ranges import Count, CountOrZero, Seed, Settings
 
 
 @dataclasses.dataclass(frozen=True)
-class LevelsOptions:
+class LevelsOptions(Settings):
     """Which levels, and what to do with them.
 
     Attributes:
@@ -34,7 +36,7 @@ class LevelsOptions:
       split: generate levels of this split (train, validation or test).
       named: the named levels of this size instead of generated ones.
       load: a level set (.npz, or the name of one that ships) or a level drawn as text
-        (.txt) instead.
+        (.txt) instead, of its own size.
       folder: where the level sets go that `--dataset NAME[,NAME]` or `--dataset all`
         makes; what is there already is kept.
       jobs: processes that make them; 0 for one per core.
@@ -44,16 +46,16 @@ class LevelsOptions:
       name: name of the generated set.
     """
 
-    n: int = 16
-    seed: int = 0
+    n: Count = 16
+    seed: Seed = 0
     split: str = "train"
     named: bool = False
     load: str = ""
     folder: str = "level-sets"
-    jobs: int = 0
+    jobs: CountOrZero = 0
     save: str = ""
     picture: str = "levels.png"
-    show: int = 4
+    show: CountOrZero = 4
     name: str = "levels"
 
 
@@ -64,10 +66,9 @@ def run(env_name: str, env_type: type, args: Sequence[str]) -> LevelSet:
     options, config = parsed["options"], parsed["env"]
     if config.dataset:
         config, level_set = _make(options, config)
-        space = config.make_space()
+        env, space = config.make_env(), config.make_space()
     else:
-        space = config.make_space()
-        level_set = _choose(options, config, space)
+        env, space, level_set = _choose(options, config)
     features = jax.jit(jax.vmap(space.features))(level_set.levels)
     features = {name: np.asarray(value) for name, value in features.items()}
     _print(level_set, features, space, options.show)
@@ -76,9 +77,7 @@ def run(env_name: str, env_type: type, args: Sequence[str]) -> LevelSet:
     if options.picture:
         from rlgen.evaluation import pictures
 
-        images = pictures.level_images(
-            config.make_env(), level_set.levels, jax.random.key(0)
-        )
+        images = pictures.level_images(env, level_set.levels, jax.random.key(0))
         path = pictures.level_grid(
             images, captions(level_set, features), Path(options.picture), level_set.name
         )
@@ -86,30 +85,15 @@ def run(env_name: str, env_type: type, args: Sequence[str]) -> LevelSet:
     return level_set
 
 
-def _choose(options: LevelsOptions, config: Any, space: Any) -> LevelSet:
-    if options.load and options.load.endswith(".txt"):
-        try:
-            text = Path(options.load).read_text()
-        except OSError as error:
-            raise LevelFileError(
-                f"Cannot read {options.load}: {error.strerror}."
-            ) from None
-        return LevelSet.from_levels(
-            space,
-            stack([space.from_str(text)]),
-            name=Path(options.load).stem,
-            labels=(Path(options.load).stem,),
-            provenance={"source": options.load},
-        )
+def _choose(options: LevelsOptions, config: Any) -> tuple[Env, LevelSpace, LevelSet]:
     if options.load:
-        return config.load_set(options.load)
+        return config.read_levels(options.load)
+    env, space = config.make_env(), config.make_space()
     if options.named:
-        return config.named_set()
+        return env, space, config.named_set()
     if options.split not in SPLITS:
         raise UserError(f"Unknown split {options.split!r}: choose {', '.join(SPLITS)}.")
-    if options.n < 1:
-        raise UserError(f"n is {options.n}: choose at least 1.")
-    return LevelSet.generate(
+    level_set = LevelSet.generate(
         space,
         options.n,
         seed=options.seed,
@@ -117,6 +101,7 @@ def _choose(options: LevelsOptions, config: Any, space: Any) -> LevelSet:
         name=options.name,
         solvable=config.solvable,
     )
+    return env, space, level_set
 
 
 def _make(options: LevelsOptions, config: Any) -> tuple[Any, LevelSet]:

@@ -11,6 +11,8 @@ samples it, so held-out levels stay unseen however long a generator runs.
 from __future__ import annotations
 
 import abc
+import codecs
+import contextlib
 import dataclasses
 import functools
 import json
@@ -23,9 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from rlgen import draws
 from rlgen.env import take
 from rlgen.errors import UserError
-from rlgen.files import write_atomically
+from rlgen.files import check_name, write_atomically
 
 LevelT = TypeVar("LevelT")
 PyTree = Any
@@ -292,6 +295,15 @@ class LevelSet(Generic[LevelT]):
     labels: tuple[str, ...]
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        # It becomes the name of files, wherever it was read from.
+        check_name(self.name, "level set")
+        if self.split not in (*SPLITS, "named", "mixed"):
+            raise LevelFileError(
+                f"Level set {self.name} is of split {self.split!r}, which does not "
+                f"exist: make it again as one of {', '.join(SPLITS)}, named or mixed."
+            )
+
     def __len__(self) -> int:
         return len(self.hashes)
 
@@ -338,6 +350,7 @@ class LevelSet(Generic[LevelT]):
         Raises:
           UserError: the family is too small to hold `n` distinct levels.
         """
+        draws.settle()
         # Small batches: under vmap a rejection loop lasts as long as its unluckiest
         # level. Levels of other splits are dropped by their hash, before the costly
         # check of whether they can be solved.
@@ -423,15 +436,32 @@ class LevelSet(Generic[LevelT]):
             )
         return path
 
+    def is_in(self, path: str | Path) -> bool:
+        """Whether a file that `save` wrote holds these levels, in this order."""
+        # What is wrong with a file is said when it is loaded.
+        with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as file:
+            return np.array_equal(file["hashes"], self.hashes)
+        return False
+
     @classmethod
     def load(cls, path: str | Path, space: LevelSpace[LevelT]) -> LevelSet[LevelT]:
         """Reads a set written by `save`, as data: nothing is unpickled.
+
+        A text file (.txt) holds one level, as `LevelSpace.to_str` draws it.
 
         Raises:
           LevelFileError: not a level file, levels of another shape, or hashes that
             do not belong to the levels.
         """
         path = Path(path)
+        if path.suffix == ".txt":
+            return cls.from_levels(
+                space,
+                stack([space.from_str(read_text(path))]),
+                name=path.stem,
+                labels=(path.stem,),
+                provenance={"source": str(path)},
+            )
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
@@ -441,6 +471,8 @@ class LevelSet(Generic[LevelT]):
             about = {k: meta[k] for k in ("name", "split", "provenance")}
             if len(labels) != len(hashes):
                 raise KeyError("labels")
+            if not isinstance(about["provenance"], dict):
+                raise KeyError("provenance")
         except FileNotFoundError:
             raise LevelFileError(f"There is no level file {path}.") from None
         except Exception as error:
@@ -478,6 +510,23 @@ class LevelSet(Generic[LevelT]):
                 "damaged or edited, make it again."
             )
         return level_set
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file, without the mark that editors put before it.
+
+    Raises:
+      LevelFileError: there is no such file, or it is no text.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise LevelFileError(f"Cannot read {path}: {error.strerror}.") from None
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise LevelFileError(f"{path} is no text in UTF-8: save it as that.") from None
 
 
 def check_dataset(level_set: LevelSet, space: LevelSpace) -> None:

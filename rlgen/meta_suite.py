@@ -31,6 +31,7 @@ from rlgen.evaluation import pictures, statistics
 from rlgen.files import unwritable, write_atomically
 from rlgen.levels import LevelSet
 from rlgen.networks import NetworkConfig
+from rlgen.ranges import Count, Positive, Seed, Settings
 
 _POOL_SEED = 7
 # What is tried unless asked: one game of MinAtar stands for all.
@@ -66,7 +67,7 @@ NETWORKS = Agents(
 
 
 @dataclasses.dataclass(frozen=True)
-class RuleEvalOptions:
+class RuleEvalOptions(Settings):
     """How a learned rule is meta-tested.
 
     Attributes:
@@ -81,13 +82,14 @@ class RuleEvalOptions:
 
     tests: tuple[str, ...] = _USUAL
     against: tuple[str, ...] = ()
-    lifetimes: tuple[int, ...] = ()
-    runs: int = 3
-    scale: float = 1.0
-    seed: int = 0
+    lifetimes: tuple[Count, ...] = ()
+    runs: Count = 3
+    scale: Positive = 1.0
+    seed: Seed = 0
     out: str = ""
 
     def __post_init__(self):
+        super().__post_init__()
         for name in self.tests:
             if name not in (*TESTS, "all"):
                 raise UserError(
@@ -95,8 +97,6 @@ class RuleEvalOptions:
                 )
         if self.lifetimes and not {"all", "grids"} & set(self.tests):
             raise UserError("lifetimes are tried at the grids: add grids to tests.")
-        if self.runs < 1 or self.scale <= 0 or min(self.lifetimes, default=1) < 1:
-            raise UserError("runs and lifetimes must be at least 1, and scale above 0.")
 
 
 def _config(env: str, **settings: Any) -> EnvConfig:

@@ -28,6 +28,7 @@ from rlgen.evaluation import shifted_validation as validation
 from rlgen.files import unwritable, write_atomically
 from rlgen.levels import LevelSet
 from rlgen.perturbations import Shift, crafted_shifts, plain_validation
+from rlgen.ranges import Count, CountOrZero, Seed, Settings
 
 FloatArray = NDArray[np.float64]
 
@@ -39,7 +40,7 @@ MEASURES = {"success": "success", "return": "returns"}
 
 
 @dataclasses.dataclass(frozen=True)
-class SelectOptions:
+class SelectOptions(Settings):
     """How candidates are scored, and what is reported.
 
     Attributes:
@@ -55,20 +56,17 @@ class SelectOptions:
       out: folder of the tables and the picture.
     """
 
-    episodes: int = 2
-    n_levels: int = 64
-    last: int = 0
+    episodes: Count = 2
+    n_levels: Count = 64
+    last: CountOrZero = 0
     measure: str = "success"
     report_test: bool = True
     other_sizes: bool = False
-    seed: int = 0
+    seed: Seed = 0
     out: str = "selection"
 
     def __post_init__(self):
-        if min(self.episodes, self.n_levels) < 1 or min(self.last, self.seed) < 0:
-            raise UserError(
-                "episodes and n_levels must be at least 1, last and seed at least 0."
-            )
+        super().__post_init__()
         if self.measure not in MEASURES:
             raise UserError(
                 f"Unknown measure {self.measure!r}: choose {', '.join(MEASURES)}."

@@ -20,6 +20,7 @@ import numpy as np
 
 from rlgen import distributions, recurrent
 from rlgen.errors import UserError
+from rlgen.ranges import Count, Settings
 
 PyTree = Any
 CORES = ("none", *recurrent.CORES)
@@ -28,7 +29,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(Settings):
     """The shape of an actor-critic.
 
     Attributes:
@@ -44,13 +45,14 @@ class NetworkConfig:
     """
 
     torso: str = "conv"
-    channels: int = 16
+    channels: Count = 16
     core: str = "lstm"
-    core_size: int = 256
-    head_size: int = 32
+    core_size: Count = 256
+    head_size: Count = 32
     precision: str = "float32"
 
     def __post_init__(self):
+        super().__post_init__()
         if self.torso not in TORSOS:
             raise UserError(
                 f"Unknown torso {self.torso!r}: choose {', '.join(TORSOS)}."
@@ -61,8 +63,6 @@ class NetworkConfig:
             raise UserError(
                 f"Unknown precision {self.precision!r}: choose {', '.join(PRECISIONS)}."
             )
-        if min(self.channels, self.core_size, self.head_size) < 1:
-            raise UserError("channels, core_size and head_size must be at least 1.")
         if self.torso == "table" and self.core != "none":
             raise UserError("A table has no memory: choose core=none.")
 

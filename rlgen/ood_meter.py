@@ -29,6 +29,7 @@ from rlgen.evaluation import level_sets, pictures, statistics, zero_shot
 from rlgen.evaluation import out_of_distribution as ood
 from rlgen.experiment import Experiment
 from rlgen.levels import LevelSet
+from rlgen.ranges import Count, Seed, Settings
 from rlgen.training import TrainConfig
 
 PyTree = Any
@@ -43,7 +44,7 @@ TRAIN, FITTING, CURRICULUM = "train", "train (fitting)", "curriculum"
 
 
 @dataclasses.dataclass(frozen=True)
-class OODOptions:
+class OODOptions(Settings):
     """What is measured.
 
     Attributes:
@@ -55,15 +56,11 @@ class OODOptions:
       seed: seed of train levels and of play.
     """
 
-    n_levels: int = 64
-    n_steps: int = 64
-    episodes: int = 4
+    n_levels: Count = 64
+    n_steps: Count = 64
+    episodes: Count = 4
     levels: tuple[str, ...] = ()
-    seed: int = 0
-
-    def __post_init__(self):
-        if min(self.n_levels, self.n_steps, self.episodes) < 1:
-            raise UserError("n_levels, n_steps and episodes must be at least 1.")
+    seed: Seed = 0
 
 
 def run(path: str | Path, options: OODOptions) -> pd.DataFrame:

@@ -210,8 +210,8 @@ def evaluate_run(
     if named:
         sets |= config.levels_config.other_named()
     for path in levels:
-        level_set = LevelSet.load(path, config.levels_config.make_space())
-        sets[level_set.name] = (env, level_set)
+        set_env, _, level_set = config.levels_config.read_levels(path)
+        sets[level_set.name] = (set_env, level_set)
     key = jax.random.key(seed)
     results, labels = {}, {}
     console = Console(stderr=True)

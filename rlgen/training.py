@@ -18,7 +18,9 @@ from rlgen.config import RunConfig
 from rlgen.errors import UserError
 from rlgen.experiment import Algorithm, Experiment
 from rlgen.files import unwritable
+from rlgen.levels import LevelSet
 from rlgen.programs import Plan, Program
+from rlgen.ranges import check_ranges
 from rlgen.store import RunStore, Sink
 
 PyTree = Any
@@ -50,8 +52,9 @@ class TrainConfig:
         """These settings, if they are those of the algorithm that they name.
 
         Raises:
-          UserError: they make another algorithm.
+          UserError: they make another algorithm, or a number is outside its range.
         """
+        check_ranges(self)  # a curriculum's own settings may be any dataclass
         algorithm = registry.load(registry.ALGORITHMS, self.algorithm)
         if said := algorithm.contradiction(configs.flatten(self)):
             raise UserError(
@@ -305,6 +308,18 @@ def save_levels(experiment: Experiment, store: RunStore) -> None:
         raise unwritable(store.path, error) from error
 
 
+def _saved_levels(
+    experiment: Experiment, config: TrainConfig, store: RunStore
+) -> dict[str, LevelSet]:
+    """The sets that `save_levels` wrote where others would be drawn now, by name."""
+    saved = {}
+    for name, level_set in experiment.eval_sets.items():
+        path = store.levels_dir / f"{name}.npz"
+        if level_set.split != "train" and path.exists() and not level_set.is_in(path):
+            saved[name] = LevelSet.load(path, config.levels_config.make_space())
+    return saved
+
+
 def finished_runs(folder: str | Path) -> Iterator[tuple[Any, RunStore]]:
     """Settings and directory of every finished run in a folder, by name.
 
@@ -341,10 +356,13 @@ def load_run(path: str | Path) -> tuple[TrainConfig, RunStore]:
 def restore(config: TrainConfig, store: RunStore) -> tuple[Experiment, int, PyTree]:
     """The experiment of a run with the states [S, ...] of its newest checkpoint.
 
+    Its held-out levels are those that the run saved, whatever would be drawn now.
+
     Raises:
-      UserError: the run has no checkpoint yet.
+      UserError: the run has no checkpoint yet, or its level files are damaged.
     """
     experiment = config.build()
+    experiment.eval_sets.update(_saved_levels(experiment, config, store))
     axis = programs.resolve_seed_axis(config.run.seed_axis)
     shapes = jax.eval_shape(
         programs.over_seeds(experiment.init, axis), programs.seed_keys(config.run)

@@ -439,10 +439,10 @@ def test_an_environment_takes_its_flags(tmp_path, capsys):
 
 MISTAKES = [
     ("collect {run} --quality best", "Unknown quality 'best': choose random, medium,"),
-    ("collect {run} --medium-share 0", "medium_share is 0: choose a share above 0"),
+    ("collect {run} --medium-share 0", "medium_share is 0.0: choose more than 0"),
     ("collect {run} --policy-seed 7", "no seed 7: choose policy_seed from 0 to 1"),
-    ("collect {run} --transitions 0", "transitions must be at least 1"),
-    ("collect {run} --n-levels -1", "n_levels and seed at least 0"),
+    ("collect {run} --transitions 0", "transitions is 0: choose at least 1"),
+    ("collect {run} --n-levels -1", "n_levels is -1: choose at least 0"),
     ("collect {run} --n-levels 0", "there is no dataset of levels"),
     ("collect {run} --n-levels 9 --transitions 17", "17 transitions are too few for 9"),
     ("collect {run} --name expert", "'expert' is no name for a dataset"),

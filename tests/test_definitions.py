@@ -5,7 +5,7 @@ import pytest
 from rlgen import config as configs
 from rlgen import registry
 from rlgen.errors import UserError
-from rlgen.experiment import Within
+from rlgen.ranges import Range
 from rlgen.training import make_config
 
 ALGORITHMS = {
@@ -21,7 +21,7 @@ FREE = {
 
 def another(own):
     """A value that is not in a definition."""
-    if isinstance(own, Within):
+    if isinstance(own, Range):
         return 1 if own.above == 1 else 0.0 if own.above == 0 else own.above
     if isinstance(own, bool):
         return not own

@@ -92,7 +92,7 @@ def test_the_command_line_provides_the_devices_of_a_cpu(tmp_path):
 def test_more_devices_than_there_are():
     with pytest.raises(UserError, match="There are 1 devices, not 2: lower --devices"):
         mesh.make(2, 2)
-    with pytest.raises(UserError, match="devices must be at least 1"):
+    with pytest.raises(UserError, match="devices is 0: choose at least 1"):
         training.make_config("dr", settings={"devices": 0})
 
 

@@ -150,7 +150,7 @@ def test_one_seed_has_no_spread_and_a_curriculum_shows_its_levels(tmp_path, caps
         ("{run} --levels {seven}", "set its size to match the file"),
         ("{run} --levels {tmp}/none.npz", "There is no level file"),
         ("{run} --levels {namesake}", "are called heldout, as a set of this run is"),
-        ("{run} --n-levels 0", "must be at least 1"),
+        ("{run} --n-levels 0", "n_levels is 0: choose at least 1"),
     ],
 )
 def test_mistakes_get_one_sentence_and_exit_code_2(

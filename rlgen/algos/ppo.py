@@ -17,13 +17,14 @@ from rlgen.algos.drift import DRIFTS, Drift
 from rlgen.errors import UserError
 from rlgen.mesh import spread
 from rlgen.networks import ActorCritic
+from rlgen.ranges import Count, Positive, PositiveOrZero, Settings, Share
 from rlgen.rollout import RolloutState, Trajectory, final_values
 
 PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class PPOConfig:
+class PPOConfig(Settings):
     """Everything that PPO can be told.
 
     Attributes:
@@ -51,31 +52,28 @@ class PPOConfig:
       time_limit: value after the time limit: "terminate" (0) or "bootstrap".
     """
 
-    n_envs: int = 32
-    n_steps: int = 256
-    n_epochs: int = 5
-    n_minibatches: int = 1
+    n_envs: Count = 32
+    n_steps: Count = 256
+    n_epochs: Count = 5
+    n_minibatches: Count = 1
     optimizer: str = "adam"
-    lr: float = 1e-4
+    lr: PositiveOrZero = 1e-4
     anneal_lr: bool = False
-    discount: float = 0.995
-    gae_lambda: float = 0.98
+    discount: Share = 0.995
+    gae_lambda: Share = 0.98
     drift: str = "clip"
-    clip: float = 0.2
+    clip: Positive = 0.2
     clip_value: bool = True
-    entropy_coef: float = 1e-3
-    value_coef: float = 0.5
-    max_grad_norm: float = 0.5
+    entropy_coef: PositiveOrZero = 1e-3
+    value_coef: PositiveOrZero = 0.5
+    max_grad_norm: Positive = 0.5
     separate_clip: bool = False
-    value_lr_ratio: float = 1.0
-    adam_eps: float = 1e-5
+    value_lr_ratio: PositiveOrZero = 1.0
+    adam_eps: Positive = 1e-5
     time_limit: str = "terminate"
 
     def __post_init__(self):
-        if min(self.n_envs, self.n_steps, self.n_epochs, self.n_minibatches) < 1:
-            raise UserError(
-                "n_envs, n_steps, n_epochs and n_minibatches must be at least 1."
-            )
+        super().__post_init__()
         if self.n_envs % self.n_minibatches:
             raise UserError(
                 f"{self.n_envs} environments cannot be split into "

@@ -20,6 +20,7 @@ from rlgen.algos.meta import lpg, lpo
 from rlgen.algos.ppo import PPOConfig
 from rlgen.algos.rules import ONE_STEP, ActorCriticRule, LPGRule, UpdateRule
 from rlgen.errors import UserError
+from rlgen.ranges import Count, Settings
 
 PyTree = Any
 
@@ -31,7 +32,7 @@ LPG, LPO, TA_LPG, TA_LPO = (
 
 
 @dataclasses.dataclass(frozen=True)
-class RuleConfig:
+class RuleConfig(Settings):
     """The shape of a rule that is learned.
 
     Attributes:
@@ -43,10 +44,10 @@ class RuleConfig:
 
     rule: str = "lpg"
     time_aware: bool = False
-    n_predictions: int = 8
-    embedding_size: int = 16
-    rule_size: int = 256
-    drift_size: int = 128
+    n_predictions: Count = 8
+    embedding_size: Count = 16
+    rule_size: Count = 256
+    drift_size: Count = 128
     from_clip: bool = False
 
     #: Settings that mean something for one kind only.
@@ -56,6 +57,7 @@ class RuleConfig:
     }
 
     def __post_init__(self):
+        super().__post_init__()
         if self.rule not in self.KIND_FIELDS:
             raise UserError(f"Unknown rule {self.rule!r}: choose lpg or lpo.")
         for kind, names in self.KIND_FIELDS.items():

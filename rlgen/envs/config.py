@@ -10,10 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
+from rlgen import draws
 from rlgen.datasets import Recording
 from rlgen.env import Controller, Editor, Env
 from rlgen.errors import UserError
 from rlgen.levels import LevelSet, LevelSpace, assert_disjoint, check_dataset
+from rlgen.ranges import Count, Settings
 
 # Held-out sets are the same for every run, whatever its seed.
 HELDOUT_SEED = 20_240_613
@@ -24,7 +26,7 @@ ShiftedLevels = tuple[str, Env | None, LevelSet]
 
 
 @dataclasses.dataclass(frozen=True)
-class EnvConfig(abc.ABC):
+class EnvConfig(Settings, abc.ABC):
     """What any environment can be told about the levels of an experiment.
 
     Attributes:
@@ -40,7 +42,7 @@ class EnvConfig(abc.ABC):
     solvable: bool = False
     dataset: str = ""
     reference: str = ""
-    n_heldout: int = 256
+    n_heldout: Count = 256
     eval_split: str = "test"
 
     FAMILIES: ClassVar[Mapping[str, type[LevelSpace]]]
@@ -51,13 +53,13 @@ class EnvConfig(abc.ABC):
     ADVICE: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __post_init__(self):
+        super().__post_init__()
+        draws.settle()
         self._check_family("levels", self.levels)
         if self.eval_split not in ("test", "validation"):
             raise UserError(
                 f"Unknown eval_split {self.eval_split!r}: choose test or validation."
             )
-        if self.n_heldout < 1:
-            raise UserError(f"n_heldout is {self.n_heldout}: choose at least 1.")
         for family, fields in self.FAMILY_FIELDS.items():
             for name in fields:
                 default = type(self).__dataclass_fields__[name].default
@@ -143,6 +145,14 @@ class EnvConfig(abc.ABC):
     def load_set(self, name: str) -> LevelSet:
         """A level set by name or path."""
         return LevelSet.load(name, self.make_space())
+
+    def read_levels(self, name: str) -> tuple[Env, LevelSpace, LevelSet]:
+        """A level set by name or path, and what to play it in and read it with.
+
+        Raises:
+          UserError: no such set, or levels that the environment cannot be of.
+        """
+        return self.make_env(), self.make_space(), self.load_set(name)
 
     def recipes(self) -> tuple[str, ...]:
         """Names of the level sets that `make_sets` can make."""

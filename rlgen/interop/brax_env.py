@@ -9,6 +9,7 @@ import jax
 
 from rlgen.envs.physics.simulator import Simulation
 from rlgen.interop.starts import Start, StartsConfig
+from rlgen.ranges import Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class BraxConfig(StartsConfig):
 
     task: str = "inverted_pendulum"
     backend: str = "spring"
-    episode_length: int = 1000
+    episode_length: Count = 1000
 
     def make_env(self) -> BraxEnv:
         return BraxEnv(self.task, self.backend, self.episode_length)

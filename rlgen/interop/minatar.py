@@ -15,6 +15,7 @@ from flax import struct
 from rlgen.env import Env, Step
 from rlgen.errors import UserError
 from rlgen.interop.starts import Start, StartsConfig
+from rlgen.ranges import Count
 
 PyTree = Any
 
@@ -182,7 +183,7 @@ class MinAtarConfig(StartsConfig):
     """
 
     game: str = "breakout"
-    step_limit: int = 1000
+    step_limit: Count = 1000
 
     def make_env(self) -> MinAtar:
         return MinAtar(self.game, self.step_limit)

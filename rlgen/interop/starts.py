@@ -18,6 +18,7 @@ from flax import struct
 
 from rlgen.envs.config import EnvConfig
 from rlgen.levels import LevelFileError, LevelSpace
+from rlgen.ranges import Count
 
 _N_SEEDS = 2**32
 
@@ -73,6 +74,6 @@ class StartsConfig(EnvConfig):
     """
 
     levels: str = "starts"
-    n_heldout: int = 16
+    n_heldout: Count = 16
 
     FAMILIES: ClassVar[Mapping[str, type[Starts]]] = {"starts": Starts}

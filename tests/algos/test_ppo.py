@@ -295,7 +295,6 @@ def test_minibatches_split_environments_for_a_memory():
     [
         ({"n_envs": 10, "n_minibatches": 4}, "multiple of n_minibatches"),
         ({"time_limit": "ignore"}, "choose terminate or bootstrap"),
-        ({"n_steps": 0}, "at least 1"),
     ],
 )
 def test_bad_settings_say_what_to_do(change, words):

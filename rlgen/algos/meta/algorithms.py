@@ -26,13 +26,14 @@ from rlgen.algos.ued.scores import NEEDS_ANTAGONIST
 from rlgen.config import RunConfig
 from rlgen.env import take
 from rlgen.errors import UserError
-from rlgen.experiment import Algorithm, Within
+from rlgen.experiment import Algorithm
 from rlgen.networks import NetworkConfig, make_network
 from rlgen.programs import seed_axis_name
+from rlgen.ranges import Count, CountOrZero, PositiveOrZero, Range, Settings
 
 
 @dataclasses.dataclass(frozen=True)
-class MetaConfig:
+class MetaConfig(Settings):
     """Settings of learning an update rule, by whatever means.
 
     Attributes:
@@ -61,18 +62,11 @@ class MetaConfig:
     network: NetworkConfig = NetworkConfig(torso="table", core="none")
     shape: RuleConfig = RuleConfig()
     replay: ReplayConfig = ReplayConfig(replay_prob=0.0)
-    n_agents: int = 16
-    min_lifetime: int = 250
-    max_lifetime: int = 250
-    eval_lifetime: int = 0
-    eval_episodes: int = 16
-
-    def __post_init__(self):
-        if min(self.n_agents, self.eval_episodes) < 1 or self.eval_lifetime < 0:
-            raise UserError(
-                "n_agents and eval_episodes must be at least 1, eval_lifetime at "
-                "least 0."
-            )
+    n_agents: Count = 16
+    min_lifetime: Count = 250
+    max_lifetime: Count = 250
+    eval_lifetime: CountOrZero = 0
+    eval_episodes: Count = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +83,9 @@ class MetaGradientSettings(MetaConfig):
 
     gradient: MetaGradientConfig = MetaGradientConfig()
     antagonist_optimizer: str = "sgd"
-    antagonist_lr: float = 40.0
-    antagonist_entropy: float = 0.01
-    antagonist_value_coef: float = 2.0
+    antagonist_lr: PositiveOrZero = 40.0
+    antagonist_entropy: PositiveOrZero = 0.01
+    antagonist_value_coef: PositiveOrZero = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -361,7 +355,7 @@ GROOVE = MetaGradientAlgorithm(
     summary="an update rule learned on the tasks where it is worse than A2C",
     source="Jackson et al. 2023",
     settings=_GROOVE,
-    definition={"replay_prob": Within(0.0)},
+    definition={"replay_prob": Range(above=0.0)},
     presets={
         "quick": {
             **_QUICK,

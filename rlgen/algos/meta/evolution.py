@@ -19,12 +19,19 @@ from flax import struct
 from rlgen.algos.meta.experiment import MetaLearning
 from rlgen.errors import UserError
 from rlgen.experiment import Metrics, all_finite
+from rlgen.ranges import (
+    Positive,
+    PositiveOrZero,
+    Settings,
+    ShareAboveZero,
+    ShareBelowOne,
+)
 
 PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class EvolutionConfig:
+class EvolutionConfig(Settings):
     """Settings of the evolution strategy; defaults of Jackson et al. 2024's code.
 
     Attributes:
@@ -37,19 +44,13 @@ class EvolutionConfig:
       es_b1: decay of Adam's mean of gradients.
     """
 
-    sigma: float = 0.1
-    sigma_decay: float = 1.0
-    sigma_end: float = 0.0
-    es_lr: float = 1e-2
-    es_lr_decay: float = 0.999
-    es_lr_end: float = 1e-5
-    es_b1: float = 0.99
-
-    def __post_init__(self):
-        if self.sigma <= 0 or self.es_lr <= 0:
-            raise UserError("sigma and es_lr must be above 0.")
-        if not 0 < self.sigma_decay <= 1 or not 0 <= self.es_b1 < 1:
-            raise UserError("Choose 0 < sigma_decay <= 1 and 0 <= es_b1 < 1.")
+    sigma: Positive = 0.1
+    sigma_decay: ShareAboveZero = 1.0
+    sigma_end: PositiveOrZero = 0.0
+    es_lr: Positive = 1e-2
+    es_lr_decay: ShareAboveZero = 0.999
+    es_lr_end: PositiveOrZero = 1e-5
+    es_b1: ShareBelowOne = 0.99
 
     def sigma_at(self, generation: jax.Array) -> jax.Array:
         """Standard deviation of the perturbations of a generation. ()."""

@@ -32,6 +32,7 @@ from rlgen.env import select
 from rlgen.errors import UserError
 from rlgen.experiment import EvalResult, Metrics, all_finite
 from rlgen.networks import ActorCritic
+from rlgen.ranges import Count, CountOrZero, PositiveOrZero, Settings
 from rlgen.rollout import RolloutState, Trajectory
 
 PyTree = Any
@@ -41,7 +42,7 @@ _N_AGES = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class MetaGradientConfig:
+class MetaGradientConfig(Settings):
     """Settings of the meta-gradient; defaults of Jackson et al. 2023, table 2.
 
     Attributes:
@@ -60,22 +61,16 @@ class MetaGradientConfig:
         also faster (measured: a batch of 128 columns through the rule).
     """
 
-    n_inner: int = 5
-    meta_lr: float = 1e-4
-    meta_grad_norm: float = 0.0
-    policy_entropy: float = 0.05
-    prediction_entropy: float = 1e-3
-    policy_target_cost: float = 5e-3
-    prediction_target_cost: float = 1e-3
-    critic_lr: float = 1e-2
-    critic_steps: int = 1
-    part_size: int = 2
-
-    def __post_init__(self):
-        if min(self.n_inner, self.critic_steps) < 1:
-            raise UserError("n_inner and critic_steps must be at least 1.")
-        if min(self.part_size, self.meta_grad_norm) < 0:
-            raise UserError("part_size and meta_grad_norm must be at least 0.")
+    n_inner: Count = 5
+    meta_lr: PositiveOrZero = 1e-4
+    meta_grad_norm: PositiveOrZero = 0.0
+    policy_entropy: PositiveOrZero = 0.05
+    prediction_entropy: PositiveOrZero = 1e-3
+    policy_target_cost: PositiveOrZero = 5e-3
+    prediction_target_cost: PositiveOrZero = 1e-3
+    critic_lr: PositiveOrZero = 1e-2
+    critic_steps: Count = 1
+    part_size: CountOrZero = 2
 
     @property
     def penalties(self) -> dict[str, float]:

@@ -14,6 +14,7 @@ from flax import struct
 
 from rlgen.algos.offline.functions import Factory
 from rlgen.errors import UserError
+from rlgen.ranges import Count, PositiveOrZero, Settings, ShareAboveZero, ShareBelowOne
 from rlgen.transitions import Transitions
 
 PyTree = Any
@@ -33,7 +34,7 @@ class AgentState(struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class AgentConfig:
+class AgentConfig(Settings):
     """Settings of every agent.
 
     Attributes:
@@ -44,18 +45,12 @@ class AgentConfig:
       target_rate: tau, by which slow copies follow their networks.
     """
 
-    batch_size: int = 256
-    discount: float = 0.99
-    actor_lr: float = 3e-4
-    critic_lr: float = 3e-4
+    batch_size: Count = 256
+    discount: ShareBelowOne = 0.99
+    actor_lr: PositiveOrZero = 3e-4
+    critic_lr: PositiveOrZero = 3e-4
     anneal_actor: bool = False
-    target_rate: float = 5e-3
-
-    def __post_init__(self):
-        if self.batch_size < 1:
-            raise UserError("batch_size must be at least 1.")
-        if not 0.0 <= self.discount < 1.0:
-            raise UserError(f"discount is {self.discount}: choose 0 or more, below 1.")
+    target_rate: ShareAboveZero = 5e-3
 
 
 def numbers(config: Any) -> dict[str, jax.Array]:

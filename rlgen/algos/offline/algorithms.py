@@ -24,7 +24,7 @@ from rlgen.algos.offline.variants import (
     OnlineAlgorithm,
     OutcomeAlgorithm,
 )
-from rlgen.experiment import Within
+from rlgen.ranges import Range
 
 # Small networks, 20,000 gradient steps, and models (of those that have some) of 2 x 128
 # that learn for 2,500. The same for every learner.
@@ -79,7 +79,7 @@ PERCENT_BC = OfflineAlgorithm(
     summary="behaviour cloning of the tenth of the episodes with the highest return",
     source="Chen et al. 2021, section 5.1",
     settings={"best_share": 0.1},
-    definition={"best_share": Within(0.0, 1.0)},
+    definition={"best_share": Range(above=0.0, below=1.0)},
     presets=_presets(normalize_obs=True, final_bound=0.0),
     published={"paper": published.PERCENT_BC},
     make_agent=BC,
@@ -90,7 +90,7 @@ TD3_BC = OfflineAlgorithm(
     summary="TD3 whose actor is held to the recorded actions",
     source="Fujimoto and Gu 2021",
     settings={"normalize_obs": True},
-    definition={"actor_bc": Within(0.0), "critic_bc": 0.0},
+    definition={"actor_bc": Range(above=0.0), "critic_bc": 0.0},
     presets=_presets(final_bound=0.0),
     published={"paper": published.TD3_BC},
     make_agent=TD3BC,
@@ -110,7 +110,7 @@ REBRAC = OfflineAlgorithm(
         "actor_layers": 3,
         "critic_layers": 3,
     },
-    definition={"actor_bc": Within(0.0), "critic_bc": Within(0.0)},
+    definition={"actor_bc": Range(above=0.0), "critic_bc": Range(above=0.0)},
     presets=_presets(batch_size=1024, actor_lr=1e-3, critic_lr=1e-3),
     published={"paper": published.REBRAC},
     make_agent=TD3BC,
@@ -145,7 +145,7 @@ CQL = OfflineAlgorithm(
     summary="conservative Q-learning: values of actions that are no data are lowered",
     source="Kumar et al. 2020",
     settings=_CQL,
-    definition={"cql_weight": Within(0.0), "calibrated": False},
+    definition={"cql_weight": Range(above=0.0), "calibrated": False},
     presets={
         "quick": _QUICK | _CQL_QUICK,
         "paper": _PAPER | _CQL_PAPER,
@@ -160,7 +160,7 @@ CAL_QL = OfflineAlgorithm(
     summary="CQL that never lowers a value below what the data returned",
     source="Nakamoto et al. 2023",
     settings=_CQL | {"calibrated": True},
-    definition={"cql_weight": Within(0.0), "calibrated": True},
+    definition={"cql_weight": Range(above=0.0), "calibrated": True},
     presets={
         "quick": _QUICK | _CQL_QUICK,
         # Of AntMaze, where a step pays 1 at the goal and else 0.
@@ -182,7 +182,7 @@ CAL_QL = OfflineAlgorithm(
     agent=SACConfig(),
 )
 
-_IN_ENSEMBLE: dict[str, Any] = {"cql_weight": 0.0, "n_critics": Within(1)}
+_IN_ENSEMBLE: dict[str, Any] = {"cql_weight": 0.0, "n_critics": Range(above=1)}
 _IN_ENSEMBLE_PAPER: dict[str, Any] = {
     "n_updates": 3000,
     "actor_layers": 3,
@@ -205,7 +205,7 @@ EDAC = OfflineAlgorithm(
     summary="SAC-N whose critics' slopes are kept apart, so that fewer will do",
     source="An et al. 2021",
     settings={"n_critics": 10, "max_temperature": 1.0, "diversity": 1.0},
-    definition=_IN_ENSEMBLE | {"diversity": Within(0.0)},
+    definition=_IN_ENSEMBLE | {"diversity": Range(above=0.0)},
     presets=_presets(**_IN_ENSEMBLE_PAPER),
     published={"paper": published.EDAC},
     make_agent=SAC,
@@ -339,7 +339,7 @@ STITCHING = GoalAlgorithm(
     summary="goal-conditioned cloning that also looks at where other episodes went on",
     source="Ghugare et al. 2024",
     settings=_GOALS | {"stitch_prob": 0.5},
-    definition={"stitch_prob": Within(0.0)},
+    definition={"stitch_prob": Range(above=0.0)},
     presets={
         "quick": _GOALS_QUICK,
         "paper": _PAPER

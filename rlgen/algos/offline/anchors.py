@@ -28,6 +28,7 @@ from rlgen.algos.offline.stages import Stage
 from rlgen.algos.offline.transduction import Pair, paired
 from rlgen.errors import UserError
 from rlgen.mlp import MLP
+from rlgen.ranges import Count, CountOrZero, PositiveOrZero, Settings
 from rlgen.transitions import OfflineData
 
 PyTree = Any
@@ -37,7 +38,7 @@ _ADAM = optax.scale_by_adam()
 
 
 @dataclasses.dataclass(frozen=True)
-class AnchorConfig:
+class AnchorConfig(Settings):
     """Settings of anchors and of the policy that seeks them.
 
     Attributes:
@@ -57,29 +58,22 @@ class AnchorConfig:
     """
 
     anchors: str = "seeker"
-    horizon: int = 1
-    n_candidates: int = 128
-    divergence: float = 0.8
-    divergence_noise: float = 0.1
-    reverse_length: int = 5
-    seeker_updates: int = 10
-    seeker_layers: int = 2
-    seeker_units: int = 100
-    seeker_lr: float = 1e-3
-    seeker_batch_size: int = 256
+    horizon: CountOrZero = 1
+    n_candidates: Count = 128
+    divergence: PositiveOrZero = 0.8
+    divergence_noise: PositiveOrZero = 0.1
+    reverse_length: Count = 5
+    seeker_updates: Count = 10
+    seeker_layers: Count = 2
+    seeker_units: Count = 100
+    seeker_lr: PositiveOrZero = 1e-3
+    seeker_batch_size: Count = 256
 
     def __post_init__(self):
+        super().__post_init__()
         if self.anchors not in ANCHORS:
             raise UserError(
                 f"Unknown anchors {self.anchors!r}: choose {', '.join(ANCHORS)}."
-            )
-        if self.horizon < 0:
-            raise UserError(f"horizon is {self.horizon}: choose 0 or more.")
-        counts = (self.n_candidates, self.reverse_length, self.seeker_updates)
-        if min(*counts, self.seeker_batch_size) < 1:
-            raise UserError(
-                "n_candidates, reverse_length, seeker_updates and seeker_batch_size "
-                "must be at least 1."
             )
 
 

@@ -44,6 +44,14 @@ from rlgen.errors import UserError
 from rlgen.experiment import Algorithm
 from rlgen.levels import LevelSet, assert_disjoint, sample_split
 from rlgen.programs import seed_axis_name
+from rlgen.ranges import (
+    Count,
+    CountOrZero,
+    Finite,
+    Positive,
+    Settings,
+    ShareAboveZero,
+)
 from rlgen.transitions import OfflineData
 
 # Settings of an environment that say how one evaluates, not where data is from.
@@ -53,7 +61,7 @@ _RANGE = 1000.0
 
 
 @dataclasses.dataclass(frozen=True)
-class OfflineConfig:
+class OfflineConfig(Settings):
     """Settings of an offline learner.
 
     Attributes:
@@ -80,37 +88,26 @@ class OfflineConfig:
     agent: AgentConfig
     nets: NetsConfig = NetsConfig()
     data: str = ""
-    steps_per_update: int = 1000
+    steps_per_update: Count = 1000
     normalize_obs: bool = False
     reward_scaling: str = "none"
-    reward_factor: float = 1.0
-    reward_shift: float = 0.0
-    best_share: float = 1.0
+    reward_factor: Positive = 1.0
+    reward_shift: Finite = 0.0
+    best_share: ShareAboveZero = 1.0
     cocoa: bool = False
     transduction: TransductionConfig = TransductionConfig()
     anchor: AnchorConfig = AnchorConfig()
     dynamics: DynamicsConfig = DynamicsConfig()
     online: OnlineConfig = OnlineConfig()
-    eval_episodes: int = 4
-    min_eval_episodes: int = 0
-    n_eval_levels: int = 64
+    eval_episodes: Count = 4
+    min_eval_episodes: CountOrZero = 0
+    n_eval_levels: Count = 64
 
     def __post_init__(self):
-        if min(self.steps_per_update, self.eval_episodes, self.n_eval_levels) < 1:
-            raise UserError(
-                "steps_per_update, eval_episodes and n_eval_levels must be at least 1."
-            )
+        super().__post_init__()
         if self.reward_scaling not in ("none", "range"):
             raise UserError(
                 f"Unknown reward_scaling {self.reward_scaling!r}: choose none or range."
-            )
-        if self.reward_factor <= 0:
-            raise UserError(
-                f"reward_factor is {self.reward_factor:g}: choose more than 0."
-            )
-        if not 0.0 < self.best_share <= 1.0:
-            raise UserError(
-                f"best_share is {self.best_share}: choose more than 0, at most 1."
             )
 
     @property

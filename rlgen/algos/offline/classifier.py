@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from rlgen.algos.offline.stages import Stage
 from rlgen.env import select, take
 from rlgen.errors import UserError
 from rlgen.mlp import MLP
+from rlgen.ranges import MAX_INT, Count, PositiveOrZero, Range, Settings, ShareBelowOne
 from rlgen.transitions import OfflineData
 
 PyTree = Any
@@ -36,7 +37,7 @@ TRAIN, CHOOSE, MEASURE = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassifierConfig:
+class ClassifierConfig(Settings):
     """Settings of a success classifier.
 
     Attributes:
@@ -52,25 +53,14 @@ class ClassifierConfig:
       classifier_prior: learn from prior tasks too.
     """
 
-    classifier_updates: int = 4
-    adapt_updates: int = 2
-    classifier_layers: int = 2
-    classifier_units: int = 64
-    classifier_lr: float = 1e-3
-    classifier_batch_size: int = 128
-    max_false_positives: float = 0.01
+    classifier_updates: Count = 4
+    adapt_updates: Count = 2
+    classifier_layers: Count = 2
+    classifier_units: Count = 64
+    classifier_lr: PositiveOrZero = 1e-3
+    classifier_batch_size: Annotated[int, Range(least=4, most=MAX_INT)] = 128
+    max_false_positives: ShareBelowOne = 0.01
     classifier_prior: bool = True
-
-    def __post_init__(self):
-        if min(self.classifier_updates, self.adapt_updates) < 1:
-            raise UserError("classifier_updates and adapt_updates must be at least 1.")
-        if self.classifier_batch_size < 4:
-            raise UserError("classifier_batch_size must be at least 4.")
-        if not 0.0 <= self.max_false_positives < 1.0:
-            raise UserError(
-                f"max_false_positives is {self.max_false_positives}: choose 0 or more, "
-                "below 1."
-            )
 
 
 class ExampleData(OfflineData):

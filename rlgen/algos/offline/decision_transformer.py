@@ -18,6 +18,13 @@ from rlgen import distributions
 from rlgen.algos.offline.agent import Agent, AgentConfig, descend
 from rlgen.errors import UserError
 from rlgen.mlp import ACTIVATIONS, layer_norm
+from rlgen.ranges import (
+    Count,
+    CountOrZero,
+    Positive,
+    PositiveOrZero,
+    ShareBelowOne,
+)
 
 PyTree = Any
 _INIT_STD = 0.02
@@ -41,26 +48,22 @@ class TransformerConfig(AgentConfig):
       warmup: gradient steps in which the learning rate rises from 0.
     """
 
-    batch_size: int = 64
-    actor_lr: float = 1e-4
-    context: int = 20
-    n_blocks: int = 3
-    token_size: int = 128
-    n_heads: int = 1
+    batch_size: Count = 64
+    actor_lr: PositiveOrZero = 1e-4
+    context: Count = 20
+    n_blocks: Count = 3
+    token_size: Count = 128
+    n_heads: Count = 1
     block_activation: str = "gelu"
     token_norm: bool = False
-    max_time: int = 0
-    dropout: float = 0.0
-    max_grad_norm: float = 0.25
-    weight_decay: float = 0.0
-    warmup: int = 1000
+    max_time: CountOrZero = 0
+    dropout: ShareBelowOne = 0.0
+    max_grad_norm: Positive = 0.25
+    weight_decay: PositiveOrZero = 0.0
+    warmup: CountOrZero = 1000
 
     def __post_init__(self):
         super().__post_init__()
-        if min(self.context, self.n_blocks, self.token_size, self.n_heads) < 1:
-            raise UserError(
-                "context, n_blocks, token_size and n_heads must be at least 1."
-            )
         if self.token_size % self.n_heads:
             raise UserError(
                 f"Tokens of {self.token_size} cannot be split over {self.n_heads} "

@@ -22,6 +22,7 @@ from rlgen.algos.offline.stages import Stage
 from rlgen.env import take
 from rlgen.errors import UserError
 from rlgen.mlp import MLP, init_ensemble
+from rlgen.ranges import Count, PositiveOrZero, Settings
 from rlgen.transitions import OfflineData, Transitions
 
 PyTree = Any
@@ -33,7 +34,7 @@ _TERMINATIONS = ("learned", "analytic", "never")
 
 
 @dataclasses.dataclass(frozen=True)
-class DynamicsConfig:
+class DynamicsConfig(Settings):
     """Settings of a dynamics ensemble.
 
     Attributes:
@@ -47,25 +48,22 @@ class DynamicsConfig:
         "analytic" (the environment's own rule, where it tells it), or it "never" does.
     """
 
-    model_updates: int = 20
-    n_members: int = 7
-    n_elites: int = 5
-    model_layers: int = 4
-    model_units: int = 200
-    model_lr: float = 1e-3
-    model_batch_size: int = 256
-    n_held_back: int = 1000
+    model_updates: Count = 20
+    n_members: Count = 7
+    n_elites: Count = 5
+    model_layers: Count = 4
+    model_units: Count = 200
+    model_lr: PositiveOrZero = 1e-3
+    model_batch_size: Count = 256
+    n_held_back: Count = 1000
     termination: str = "learned"
 
     def __post_init__(self):
-        if not 1 <= self.n_elites <= self.n_members:
+        super().__post_init__()
+        if self.n_elites > self.n_members:
             raise UserError(
                 f"{self.n_elites} elites of {self.n_members} members are not possible: "
-                "choose 1 <= n_elites <= n_members."
-            )
-        if min(self.model_updates, self.model_batch_size, self.n_held_back) < 1:
-            raise UserError(
-                "model_updates, model_batch_size and n_held_back must be at least 1."
+                "choose n_elites <= n_members."
             )
         if self.termination not in _TERMINATIONS:
             raise UserError(

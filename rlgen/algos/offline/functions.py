@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from rlgen.mlp import MLP, init_ensemble
+from rlgen.ranges import Count, PositiveOrZero, Settings
 
 PyTree = Any
 
@@ -62,7 +63,7 @@ class Ensemble(Function):
 
 
 @dataclasses.dataclass(frozen=True)
-class NetsConfig:
+class NetsConfig(Settings):
     """Sizes of an agent's networks.
 
     Attributes:
@@ -73,13 +74,13 @@ class NetsConfig:
         start.
     """
 
-    actor_layers: int = 2
-    actor_units: int = 256
+    actor_layers: Count = 2
+    actor_units: Count = 256
     actor_norm: bool = False
-    critic_layers: int = 2
-    critic_units: int = 256
+    critic_layers: Count = 2
+    critic_units: Count = 256
     critic_norm: bool = False
-    final_bound: float = 3e-3
+    final_bound: PositiveOrZero = 3e-3
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rlgen import distributions
 from rlgen.algos.offline.agent import Agent, AgentConfig, descend, follow
-from rlgen.errors import UserError
+from rlgen.ranges import Positive, PositiveOrZero, ShareBetween
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,17 +23,10 @@ class IQLConfig(AgentConfig):
       max_weight: the largest weight of an action.
     """
 
-    expectile: float = 0.7
-    inverse_temperature: float = 3.0
-    max_weight: float = 100.0
+    expectile: ShareBetween = 0.7
+    inverse_temperature: PositiveOrZero = 3.0
+    max_weight: Positive = 100.0
     anneal_actor: bool = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0.0 < self.expectile < 1.0:
-            raise UserError(
-                f"expectile is {self.expectile}: choose more than 0, less than 1."
-            )
 
 
 def expectile_loss(error: jax.Array, expectile: jax.Array | float) -> jax.Array:

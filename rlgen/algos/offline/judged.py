@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from rlgen.algos.offline.classifier import ADAPTED, ClassifierStage
 from rlgen.algos.offline.sac import SAC, SACConfig
 from rlgen.algos.offline.stages import AgentStage
+from rlgen.ranges import PositiveOrZero
 from rlgen.transitions import OfflineData, Transitions
 
 PyTree = Any
@@ -99,7 +100,7 @@ class PractisingConfig(SACConfig):
         leaves it out.
     """
 
-    bc_weight: float = 10.0
+    bc_weight: PositiveOrZero = 10.0
 
 
 class Practising(SAC):

@@ -24,6 +24,7 @@ from rlgen.algos.offline.sac import SAC
 from rlgen.algos.offline.stages import AGENT, Stage
 from rlgen.env import Env, take
 from rlgen.errors import UserError
+from rlgen.ranges import Count, PositiveOrZero, Settings, ShareBelowOne
 from rlgen.transitions import OfflineData, Transitions, some_of
 
 PyTree = Any
@@ -34,7 +35,7 @@ PENALTIES = ("noise", "disagreement", "values")
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelBasedConfig:
+class ModelBasedConfig(Settings):
     """Settings of learning in a model.
 
     Attributes:
@@ -51,27 +52,18 @@ class ModelBasedConfig:
     """
 
     penalty: str = "noise"
-    penalty_weight: float = 1.0
-    rollout_length: int = 5
-    n_rollouts: int = 10_000
-    retain_updates: int = 5
-    real_share: float = 0.05
-    value_samples: int = 10
+    penalty_weight: PositiveOrZero = 1.0
+    rollout_length: Count = 5
+    n_rollouts: Count = 10_000
+    retain_updates: Count = 5
+    real_share: ShareBelowOne = 0.05
+    value_samples: Count = 10
 
     def __post_init__(self):
+        super().__post_init__()
         if self.penalty not in PENALTIES:
             raise UserError(
                 f"Unknown penalty {self.penalty!r}: choose {', '.join(PENALTIES)}."
-            )
-        counts = (self.rollout_length, self.n_rollouts, self.retain_updates)
-        if min(*counts, self.value_samples) < 1:
-            raise UserError(
-                "rollout_length, n_rollouts, retain_updates and value_samples must be "
-                "at least 1."
-            )
-        if not 0.0 <= self.real_share < 1.0:
-            raise UserError(
-                f"real_share is {self.real_share}: choose 0 or more, below 1."
             )
 
 

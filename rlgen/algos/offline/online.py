@@ -17,6 +17,7 @@ from rlgen.algos.offline.stages import AGENT, Stage
 from rlgen.env import Env, Resample, ResampleState, sample_action, select, take
 from rlgen.errors import UserError
 from rlgen.networks import zero_obs
+from rlgen.ranges import Count, CountOrZero, Settings, ShareBelowOne
 from rlgen.transitions import Transitions, restrict, some_of
 
 PyTree = Any
@@ -24,7 +25,7 @@ ONLINE = "online"
 
 
 @dataclasses.dataclass(frozen=True)
-class OnlineConfig:
+class OnlineConfig(Settings):
     """Settings of playing while learning.
 
     Attributes:
@@ -38,27 +39,20 @@ class OnlineConfig:
       n_levels: levels to play on in an update, drawn anew.
     """
 
-    online_updates: int = 0
-    n_envs: int = 16
-    n_steps: int = 64
-    replay_size: int = 200_000
-    random_updates: int = 0
-    recorded_share: float = 0.5
-    n_levels: int = 64
+    online_updates: CountOrZero = 0
+    n_envs: Count = 16
+    n_steps: Count = 64
+    replay_size: Count = 200_000
+    random_updates: CountOrZero = 0
+    recorded_share: ShareBelowOne = 0.5
+    n_levels: Count = 64
 
     def __post_init__(self):
-        if min(self.n_envs, self.n_steps, self.n_levels) < 1:
-            raise UserError("n_envs, n_steps and n_levels must be at least 1.")
-        if min(self.online_updates, self.random_updates) < 0:
-            raise UserError("online_updates and random_updates must be at least 0.")
+        super().__post_init__()
         if self.replay_size < self.n_envs * self.n_steps:
             raise UserError(
                 f"replay_size is {self.replay_size}, but an update plays "
                 f"{self.n_envs * self.n_steps} steps: choose at least as many."
-            )
-        if not 0.0 <= self.recorded_share < 1.0:
-            raise UserError(
-                f"recorded_share is {self.recorded_share}: choose 0 or more, below 1."
             )
 
 

@@ -24,6 +24,7 @@ from rlgen.algos.offline.stages import AGENT, Stage
 from rlgen.env import Env, select, take
 from rlgen.errors import UserError
 from rlgen.networks import zero_obs
+from rlgen.ranges import Count, CountOrZero, Settings, ShareBelowOne
 from rlgen.transitions import Transitions, restrict, some_of
 
 PyTree = Any
@@ -42,7 +43,7 @@ class Undoable(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class PracticeConfig:
+class PracticeConfig(Settings):
     """Settings of practising.
 
     Attributes:
@@ -56,25 +57,13 @@ class PracticeConfig:
       recorded_share: of the dataset's steps in a batch.
     """
 
-    online_updates: int = 20
-    n_attempts: int = 25
-    reset_every: int = 1000
+    online_updates: CountOrZero = 20
+    n_attempts: Count = 25
+    reset_every: Count = 1000
     episodic: bool = False
-    updates_per_step: int = 1
-    replay_size: int = 100_000
-    recorded_share: float = 0.5
-
-    def __post_init__(self):
-        if min(self.n_attempts, self.reset_every, self.updates_per_step) < 1:
-            raise UserError(
-                "n_attempts, reset_every and updates_per_step must be at least 1."
-            )
-        if self.online_updates < 0:
-            raise UserError("online_updates must be at least 0.")
-        if not 0.0 <= self.recorded_share < 1.0:
-            raise UserError(
-                f"recorded_share is {self.recorded_share}: choose 0 or more, below 1."
-            )
+    updates_per_step: Count = 1
+    replay_size: Count = 100_000
+    recorded_share: ShareBelowOne = 0.5
 
 
 class PracticeState(struct.PyTreeNode):

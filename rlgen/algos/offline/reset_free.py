@@ -50,6 +50,7 @@ from rlgen.errors import UserError
 from rlgen.experiment import Algorithm
 from rlgen.levels import LevelSet, assert_disjoint
 from rlgen.programs import seed_axis_name
+from rlgen.ranges import Count, Settings
 
 # Settings of an environment that say how one evaluates, not where data is from.
 _OF_EVALUATION = ("n_heldout", "eval_split", "dataset", "reference")
@@ -57,7 +58,7 @@ _REWARDS = ("classifier", "truth")
 
 
 @dataclasses.dataclass(frozen=True)
-class ResetFreeConfig:
+class ResetFreeConfig(Settings):
     """Settings of reset-free fine-tuning.
 
     Attributes:
@@ -79,20 +80,16 @@ class ResetFreeConfig:
     classifier: ClassifierConfig = ClassifierConfig()
     practice: PracticeConfig = PracticeConfig()
     data: str = ""
-    offline_updates: int = 12
-    steps_per_update: int = 500
+    offline_updates: Count = 12
+    steps_per_update: Count = 500
     normalize_obs: bool = False
     reward: str = "classifier"
     prior_data: bool = True
-    eval_episodes: int = 50
+    eval_episodes: Count = 50
     greedy: bool = False
 
     def __post_init__(self):
-        if min(self.offline_updates, self.steps_per_update, self.eval_episodes) < 1:
-            raise UserError(
-                "offline_updates, steps_per_update and eval_episodes must be at least "
-                "1."
-            )
+        super().__post_init__()
         if self.reward not in _REWARDS:
             raise UserError(
                 f"Unknown reward {self.reward!r}: choose {' or '.join(_REWARDS)}."

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from rlgen import distributions
 from rlgen.algos.offline.agent import Agent, AgentConfig, AgentState, descend, follow
 from rlgen.errors import UserError
+from rlgen.ranges import Count, Finite, Positive, PositiveOrZero
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,39 +46,33 @@ class SACConfig(AgentConfig):
         data had from there (Cal-QL).
     """
 
-    n_critics: int = 2
+    n_critics: Count = 2
     entropy_backup: bool = True
-    temperature: float = 1.0
-    temperature_lr: float = 3e-4
-    max_temperature: float = 1e6
-    entropy_per_action: float = -1.0
-    backup_actions: int = 1
+    temperature: Positive = 1.0
+    temperature_lr: PositiveOrZero = 3e-4
+    max_temperature: Positive = 1e6
+    entropy_per_action: Finite = -1.0
+    backup_actions: Count = 1
     floor_target: bool = False
-    target_floor: float = 0.0
-    diversity: float = 0.0
-    cql_weight: float = 0.0
-    cql_actions: int = 10
-    cql_temperature: float = 1.0
+    target_floor: Finite = 0.0
+    diversity: PositiveOrZero = 0.0
+    cql_weight: PositiveOrZero = 0.0
+    cql_actions: Count = 10
+    cql_temperature: Positive = 1.0
     cql_importance: bool = True
-    cql_gap: float = -1.0
-    multiplier: float = 1.0
-    multiplier_lr: float = 3e-4
+    cql_gap: Finite = -1.0
+    multiplier: Positive = 1.0
+    multiplier_lr: PositiveOrZero = 3e-4
     calibrated: bool = False
 
     def __post_init__(self):
         super().__post_init__()
-        if min(self.n_critics, self.cql_actions, self.backup_actions) < 1:
-            raise UserError(
-                "n_critics, cql_actions and backup_actions must be at least 1."
-            )
         if self.diversity > 0 and self.n_critics < 2:
             raise UserError("diversity needs n_critics of at least 2.")
         if self.cql_weight <= 0 and (self.cql_gap >= 0 or self.calibrated):
             raise UserError(
                 "cql_gap and calibrated have no effect without cql_weight: set it."
             )
-        if min(self.temperature, self.multiplier) <= 0:
-            raise UserError("temperature and multiplier must be above 0.")
 
 
 class Sampled(NamedTuple):

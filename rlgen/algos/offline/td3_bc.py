@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from rlgen import distributions
 from rlgen.algos.offline.agent import Agent, AgentConfig, AgentState, descend, follow
 from rlgen.errors import UserError
+from rlgen.ranges import Count, PositiveOrZero
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +40,14 @@ class TD3BCConfig(AgentConfig):
       policy_delay: gradient steps of the critics for one of the actor.
     """
 
-    q_weight: float = 2.5
-    actor_bc: float = 1.0
-    critic_bc: float = 0.0
+    q_weight: PositiveOrZero = 2.5
+    actor_bc: PositiveOrZero = 1.0
+    critic_bc: PositiveOrZero = 0.0
     bc_distance: str = "mean"
     actor_critic: str = "first"
-    target_noise: float = 0.2
-    target_noise_clip: float = 0.5
-    policy_delay: int = 2
+    target_noise: PositiveOrZero = 0.2
+    target_noise_clip: PositiveOrZero = 0.5
+    policy_delay: Count = 2
 
     def __post_init__(self):
         super().__post_init__()
@@ -59,8 +60,6 @@ class TD3BCConfig(AgentConfig):
                     f"Unknown {name} {getattr(self, name)!r}: choose "
                     f"{' or '.join(known)}."
                 )
-        if self.policy_delay < 1:
-            raise UserError("policy_delay must be at least 1.")
 
 
 class TD3BC(Agent):

@@ -15,6 +15,7 @@ from flax import struct
 from rlgen.algos.offline.functions import Ensemble, Factory, Function
 from rlgen.errors import UserError
 from rlgen.mlp import MLP
+from rlgen.ranges import Count, Settings
 
 PRODUCTS = ("bilinear", "concat")
 
@@ -27,7 +28,7 @@ class Pair(struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class TransductionConfig:
+class TransductionConfig(Settings):
     """Settings of the transductive networks.
 
     Attributes:
@@ -39,18 +40,17 @@ class TransductionConfig:
     """
 
     product: str = "bilinear"
-    embedding_layers: int = 2
-    embedding_units: int = 64
-    n_products: int = 64
-    product_size: int = 4
+    embedding_layers: Count = 2
+    embedding_units: Count = 64
+    n_products: Count = 64
+    product_size: Count = 4
 
     def __post_init__(self):
+        super().__post_init__()
         if self.product not in PRODUCTS:
             raise UserError(
                 f"Unknown product {self.product!r}: choose {', '.join(PRODUCTS)}."
             )
-        if min(self.n_products, self.product_size) < 1:
-            raise UserError("n_products and product_size must be at least 1.")
 
 
 @dataclasses.dataclass(frozen=True)

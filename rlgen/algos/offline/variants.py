@@ -20,6 +20,7 @@ from rlgen.algos.offline.sac import SAC
 from rlgen.algos.offline.sampling import Goals, Windows, clustered
 from rlgen.env import Env
 from rlgen.errors import UserError
+from rlgen.ranges import Count, Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +80,7 @@ class OutcomeConfig(OfflineConfig):
       target_quantile: it is told this quantile of the dataset's returns.
     """
 
-    target_quantile: float = 0.9
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0.0 <= self.target_quantile <= 1.0:
-            raise UserError(
-                f"target_quantile is {self.target_quantile}: choose 0 to 1."
-            )
+    target_quantile: Share = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,13 +137,8 @@ class GoalConfig(OfflineConfig):
       n_clusters: groups of states of one level, that lead on to the same goals.
     """
 
-    stitch_prob: float = 0.0
-    n_clusters: int = 20
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.n_clusters < 1:
-            raise UserError("n_clusters must be at least 1.")
+    stitch_prob: Share = 0.0
+    n_clusters: Count = 20
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from rlgen.algos.ued.assembly import (
     UEDAlgorithm,
 )
 from rlgen.algos.ued.sfl import SFL, SFLConfig
-from rlgen.experiment import Within
+from rlgen.ranges import Range
 
 # Minutes on two CPU cores. Chosen on the validation split (--eval-split validation).
 _QUICK: dict[str, Any] = {
@@ -192,7 +192,7 @@ def _presets(
 
 # What levels that are drawn again have in common, and those with two channels.
 _REPLAYS: dict[str, Any] = {
-    "replay_prob": Within(0.0),
+    "replay_prob": Range(above=0.0),
     "edit_prob": 0.0,
     "generate_prob": 0.0,
 }
@@ -255,7 +255,7 @@ ACCEL = UEDAlgorithm(
         "edit_prob": 1.0,
         "levels": "empty",
     },
-    definition=_REPLAYS | {"train_on_new": False, "edit_prob": Within(0.0)},
+    definition=_REPLAYS | {"train_on_new": False, "edit_prob": Range(above=0.0)},
     presets={
         "quick": _QUICK,
         # A turn is one batch, and in four of five times its edits.
@@ -307,7 +307,7 @@ ACCEL_D = UEDAlgorithm(
         "insert_positive": True,
         "edit_prob": 1.0,
     },
-    definition=_REPLAYS | {"edit_prob": Within(0.0), "support": "all"},
+    definition=_REPLAYS | {"edit_prob": Range(above=0.0), "support": "all"},
     presets=_presets(2, 8, _DRED_EDITS),
     env="cave",
     published={"paper": published.ACCEL_D, "dred-paper": published.ACCEL_D},
@@ -317,7 +317,7 @@ EL_DRED = UEDAlgorithm(
     summary="DRED with edited levels in place of generated ones",
     source="Garcin et al. 2024",
     settings=_DRED | {"edit_prob": 1.0},
-    definition=_MIXES | {"edit_prob": Within(0.0), "generate_prob": 0.0},
+    definition=_MIXES | {"edit_prob": Range(above=0.0), "generate_prob": 0.0},
     presets=_presets(2, 8, _DRED_EDITS),
     env="cave",
     published={"paper": published.EL_DRED, "dred-paper": published.EL_DRED},
@@ -327,7 +327,7 @@ VAE_DRED = GenerativeAlgorithm(
     summary="DRED: levels from a model of a given set, mixed with that set",
     source="Garcin et al. 2024",
     settings=_DRED | {"generate_prob": 1.0},
-    definition=_MIXES | {"edit_prob": 0.0, "generate_prob": Within(0.0)},
+    definition=_MIXES | {"edit_prob": 0.0, "generate_prob": Range(above=0.0)},
     presets=_presets(2, 8),
     env="cave",
     published={"paper": published.VAE_DRED, "dred-paper": published.VAE_DRED},
@@ -417,7 +417,7 @@ REPAIRED = PairedAlgorithm(
     summary="REPAIRED: PAIRED's teacher, and students that learn from replayed levels",
     source="Jiang et al. 2021, Replay-guided adversarial environment design",
     settings={"replay_prob": 0.5, "train_on_new": False},
-    definition={"replay_prob": Within(0.0)},
+    definition={"replay_prob": Range(above=0.0)},
     presets={
         "quick": _QUICK_TEACHER
         | {"buffer_size": 1000, "min_fill": 0.2, "temperature": 1.0},

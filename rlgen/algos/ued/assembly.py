@@ -32,10 +32,11 @@ from rlgen.experiment import Algorithm
 from rlgen.levels import LevelSet
 from rlgen.networks import NetworkConfig, make_network
 from rlgen.programs import seed_axis_name
+from rlgen.ranges import Count, Settings
 
 
 @dataclasses.dataclass(frozen=True)
-class StudentConfig:
+class StudentConfig(Settings):
     """Settings of a student and of how it plays the levels of a curriculum.
 
     Attributes:
@@ -50,12 +51,11 @@ class StudentConfig:
     measured: DiagnosticsConfig = DiagnosticsConfig()
     auto_reset: str = "replay"
     continue_episodes: bool = False
-    eval_episodes: int = 4
+    eval_episodes: Count = 4
 
     def __post_init__(self):
+        super().__post_init__()
         check_auto_reset(self.auto_reset, self.continue_episodes)
-        if self.eval_episodes < 1:
-            raise UserError(f"eval_episodes is {self.eval_episodes}: choose 1 or more.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ class UEDConfig(StudentConfig):
     """
 
     replay: ReplayConfig = ReplayConfig()
-    levels_per_env: int = 1
+    levels_per_env: Count = 1
 
     def __post_init__(self):
         super().__post_init__()
@@ -156,7 +156,7 @@ def student_on(
 
 
 @dataclasses.dataclass(frozen=True)
-class NoSettings:
+class NoSettings(Settings):
     """Settings of a curriculum that has none."""
 
 

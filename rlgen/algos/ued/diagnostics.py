@@ -24,12 +24,13 @@ from rlgen.errors import UserError
 from rlgen.evaluation import zero_shot
 from rlgen.levels import LevelSet
 from rlgen.networks import ActorCritic
+from rlgen.ranges import Count, Settings
 
 PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class DiagnosticsConfig:
+class DiagnosticsConfig(Settings):
     """What is measured at every evaluation, on top of it.
 
     Attributes:
@@ -42,11 +43,12 @@ class DiagnosticsConfig:
     """
 
     diagnostics: bool = True
-    shift_levels: int = 256
-    mi_steps: int = 128
-    mi_stride: int = 8
+    shift_levels: Count = 256
+    mi_steps: Count = 128
+    mi_stride: Count = 8
 
     def __post_init__(self):
+        super().__post_init__()
         if self.mi_steps < 2 * self.mi_stride:
             raise UserError(
                 f"mi_steps is {self.mi_steps}: choose at least twice the mi_stride of "

@@ -50,8 +50,6 @@ def check_auto_reset(
             "continue_episodes needs auto_reset=resample: a replayed level is played "
             "from its start."
         )
-    if levels_per_env < 1:
-        raise UserError(f"levels_per_env is {levels_per_env}: choose 1 or more.")
     if levels_per_env > 1 and auto_reset != "resample":
         raise UserError(
             "levels_per_env above 1 needs auto_reset=resample: with replay an "

@@ -6,7 +6,7 @@ Runs inside the compiled training step: interpolate, decode, draw.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from rlgen.algos.ued.level_vae import LevelVAE
 from rlgen.env import take
 from rlgen.errors import UserError
 from rlgen.levels import LevelSet
+from rlgen.ranges import MAX_INT, Count, Range, Settings
 
 PyTree = Any
 
@@ -25,7 +26,7 @@ _SLERP_LIMIT = 0.955
 
 
 @dataclasses.dataclass(frozen=True)
-class GeneratorConfig:
+class GeneratorConfig(Settings):
     """Where the model comes from, and how levels are drawn from it.
 
     Attributes:
@@ -39,17 +40,9 @@ class GeneratorConfig:
     """
 
     vae_file: str = ""
-    vae_epochs: int = 200
-    interpolation_points: int = 6
-    candidates: int = 1
-
-    def __post_init__(self):
-        if self.vae_epochs < 1:
-            raise UserError(f"vae_epochs is {self.vae_epochs}: choose at least 1.")
-        if self.interpolation_points < 2:
-            raise UserError("interpolation_points must be at least 2: both ends.")
-        if self.candidates < 1:
-            raise UserError(f"candidates is {self.candidates}: choose at least 1.")
+    vae_epochs: Count = 200
+    interpolation_points: Annotated[int, Range(least=2, most=MAX_INT)] = 6
+    candidates: Count = 1
 
 
 def slerp(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:

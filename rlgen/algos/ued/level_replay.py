@@ -52,12 +52,13 @@ from rlgen.levels import (
     resample_until,
     split_of,
 )
+from rlgen.ranges import Count, Positive, Settings, Share
 
 INSERT_BY = ("first", "second")
 
 
 @dataclasses.dataclass(frozen=True)
-class ReplayConfig:
+class ReplayConfig(Settings):
     """Settings of level replay; the algorithms are presets of them.
 
     P = (1 - rho) ((1 - eta) P_S + eta P_S') + rho P_C (Garcin et al. 2024), with rho
@@ -86,40 +87,30 @@ class ReplayConfig:
       insert_positive: only levels whose score is above 0 enter.
     """
 
-    replay_prob: float = 0.5
-    min_fill: float = 0.5
-    buffer_size: int = 4000
-    edit_prob: float = 0.0
-    generate_prob: float = 0.0
+    replay_prob: Share = 0.5
+    min_fill: Share = 0.5
+    buffer_size: Count = 4000
+    edit_prob: Share = 0.0
+    generate_prob: Share = 0.0
     train_on_new: bool = True
     score: str = "maxmc"
     second_score: str = "l1"
     prioritization: str = "rank"
-    temperature: float = 0.3
-    second_temperature: float = 1.0
+    temperature: Positive = 0.3
+    second_temperature: Positive = 1.0
     ties: str = "shared"
-    top_k: int = 4
+    top_k: Count = 4
     support: str = "all"
     second_support: str = "all"
     staleness_support: str = "all"
-    staleness: float = 0.3
-    second_weight: float = 0.0
-    second_weight_end: float = 0.0
+    staleness: Share = 0.3
+    second_weight: Share = 0.0
+    second_weight_end: Share = 0.0
     insert_by: str = "first"
     insert_positive: bool = False
 
     def __post_init__(self):
-        for name in (
-            "replay_prob",
-            "min_fill",
-            "edit_prob",
-            "generate_prob",
-            "staleness",
-            "second_weight",
-            "second_weight_end",
-        ):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"{name} is {getattr(self, name)}: choose 0 to 1.")
+        super().__post_init__()
         if self.edit_prob + self.generate_prob > 1.0:
             raise UserError(
                 f"edit_prob and generate_prob sum to "
@@ -128,8 +119,6 @@ class ReplayConfig:
         for name in (self.score, self.second_score):
             if name not in SCORES:
                 raise UserError(f"Unknown score {name!r}: choose {', '.join(SCORES)}.")
-        if self.buffer_size < 1:
-            raise UserError("buffer_size must be at least 1.")
         if self.insert_by not in INSERT_BY:
             raise UserError(
                 f"Unknown insert_by {self.insert_by!r}: choose first or second."

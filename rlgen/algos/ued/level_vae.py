@@ -20,8 +20,8 @@ from flax import struct
 
 from rlgen import trees
 from rlgen.env import take
-from rlgen.errors import UserError
 from rlgen.levels import Grid
+from rlgen.ranges import Count, PositiveOrZero, Settings
 
 PyTree = Any
 
@@ -30,7 +30,7 @@ _NEVER = -1e9
 
 
 @dataclasses.dataclass(frozen=True)
-class VAEConfig:
+class VAEConfig(Settings):
     """The model of levels and its training; defaults of Garcin et al. 2024.
 
     Attributes:
@@ -44,22 +44,16 @@ class VAEConfig:
       kl_coef: weight of the divergence from the prior (mean over dimensions).
     """
 
-    vae_batch: int = 64
-    vae_lr: float = 3.976e-4
-    latent_size: int = 1024
-    vae_hidden: int = 256
-    gin_layers: int = 3
-    gin_size: int = 12
-    layout_coef: float = 0.04
-    goal_coef: float = 0.013
-    start_coef: float = 0.013
-    kl_coef: float = 0.0448
-
-    def __post_init__(self):
-        counts = ("vae_batch", "latent_size", "vae_hidden", "gin_size", "gin_layers")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: choose at least 1.")
+    vae_batch: Count = 64
+    vae_lr: PositiveOrZero = 3.976e-4
+    latent_size: Count = 1024
+    vae_hidden: Count = 256
+    gin_layers: Count = 3
+    gin_size: Count = 12
+    layout_coef: PositiveOrZero = 0.04
+    goal_coef: PositiveOrZero = 0.013
+    start_coef: PositiveOrZero = 0.013
+    kl_coef: PositiveOrZero = 0.0448
 
 
 def neighbour_sum(grid: Grid, free_kinds: tuple[bool, ...], x: jax.Array) -> jax.Array:

@@ -35,6 +35,7 @@ from rlgen.errors import UserError
 from rlgen.experiment import all_finite
 from rlgen.levels import LevelSpace
 from rlgen.networks import NetworkConfig
+from rlgen.ranges import Count, CountOrZero, PositiveOrZero, Settings
 
 PyTree = Any
 
@@ -66,7 +67,7 @@ REGRETS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class TeacherConfig:
+class TeacherConfig(Settings):
     """The teacher, and what it is paid for.
 
     Attributes:
@@ -82,17 +83,18 @@ class TeacherConfig:
     """
 
     regret: str = "clipped"
-    n_blocks: int = 50
-    noise_size: int = 50
-    teacher_lr: float = 1e-4
+    n_blocks: CountOrZero = 50
+    noise_size: Count = 50
+    teacher_lr: PositiveOrZero = 1e-4
     teacher_anneal_lr: bool = False
-    teacher_entropy_coef: float = 5e-2
-    teacher_epochs: int = 5
-    teacher_channels: int = 128
+    teacher_entropy_coef: PositiveOrZero = 5e-2
+    teacher_epochs: Count = 5
+    teacher_channels: Count = 128
     teacher_core: str = "lstm"
-    teacher_core_size: int = 256
+    teacher_core_size: Count = 256
 
     def __post_init__(self):
+        super().__post_init__()
         if self.regret not in REGRETS:
             raise UserError(
                 f"Unknown regret {self.regret!r}: choose {', '.join(REGRETS)}."

@@ -32,10 +32,11 @@ from rlgen.algos.ued.scores import MIN_TIME_LIMITS, learnability
 from rlgen.env import Env
 from rlgen.errors import UserError
 from rlgen.levels import LevelSpace
+from rlgen.ranges import Count, CountOrZero, Settings, ShareAboveZero
 
 
 @dataclasses.dataclass(frozen=True)
-class SFLConfig:
+class SFLConfig(Settings):
     """Settings of SFL.
 
     Attributes:
@@ -47,26 +48,11 @@ class SFLConfig:
       kept_share: share of each training batch that is drawn from them.
     """
 
-    scoring_batches: int = 4
-    scoring_rollouts: int = 0
-    training_batches: int = 50
-    n_kept: int = 32
-    kept_share: float = 0.5
-
-    def __post_init__(self):
-        if min(self.scoring_batches, self.training_batches, self.n_kept) < 1:
-            raise UserError(
-                "scoring_batches, training_batches and n_kept must be at least 1."
-            )
-        if self.scoring_rollouts < 0:
-            raise UserError(
-                f"scoring_rollouts is {self.scoring_rollouts}: choose 1 or more, or 0 "
-                "for as many as eight time limits take."
-            )
-        if not 0.0 < self.kept_share <= 1.0:
-            raise UserError(
-                f"kept_share is {self.kept_share}: choose more than 0, at most 1."
-            )
+    scoring_batches: Count = 4
+    scoring_rollouts: CountOrZero = 0
+    training_batches: Count = 50
+    n_kept: Count = 32
+    kept_share: ShareAboveZero = 0.5
 
 
 def rollouts_to_score(config: SFLConfig, env: Env, n_steps: int) -> int:

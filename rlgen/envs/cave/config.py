@@ -10,6 +10,7 @@ from rlgen.envs.cave import datasets
 from rlgen.envs.cave.env import Cave
 from rlgen.envs.cave.levels import FAMILIES
 from rlgen.envs.grid.config import GridConfig
+from rlgen.ranges import CountOrZero
 
 # Size of the caves that ship.
 _SIZE = 13
@@ -25,8 +26,8 @@ class CaveConfig(GridConfig):
     """
 
     levels: str = "blocks"
-    min_blocks: int = 0
-    max_blocks: int = 60
+    min_blocks: CountOrZero = 0
+    max_blocks: CountOrZero = 60
 
     ENV = Cave
     FAMILIES = FAMILIES

@@ -16,6 +16,7 @@ from rlgen.envs.delayed_chain.env import DelayedChain
 from rlgen.envs.delayed_chain.levels import Chains
 from rlgen.errors import UserError
 from rlgen.levels import SPLITS, LevelSet, split_of
+from rlgen.ranges import Count, CountOrZero
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +34,10 @@ class DelayedChainConfig(EnvConfig):
     """
 
     levels: str = "chains"
-    min_length: int = 5
-    max_length: int = 30
+    min_length: Count = 5
+    max_length: Count = 30
     noisy: bool = False
-    n_distractors: int = 0
+    n_distractors: CountOrZero = 0
 
     FAMILIES: ClassVar[Mapping[str, type[Chains]]] = {"chains": Chains}
 

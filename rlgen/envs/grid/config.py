@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from rlgen.envs.config import EnvConfig
 from rlgen.envs.grid.editor import GridEditor
@@ -12,6 +12,12 @@ from rlgen.envs.grid.env import GridEnv
 from rlgen.envs.grid.levels import GridLevels
 from rlgen.envs.grid.mutators import Mutator
 from rlgen.envs.grid.shifts import grid_shifts
+from rlgen.errors import UserError
+from rlgen.levels import LevelSet
+from rlgen.ranges import MAX_INT, Count, CountOrZero, PositiveOrZero, Range
+
+#: A start and a goal need two cells.
+Side = Annotated[int, Range(least=2, most=MAX_INT)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +29,13 @@ class GridLevelsConfig(EnvConfig):
       n_edits, change_cell, move_goal, move_start, no_op: see `Mutator`.
     """
 
-    height: int = 13
-    width: int = 13
-    n_edits: int = 5
-    change_cell: float = 1.0
-    move_goal: float = 1.0
-    move_start: float = 0.0
-    no_op: float = 0.0
+    height: Side = 13
+    width: Side = 13
+    n_edits: Count = 5
+    change_cell: PositiveOrZero = 1.0
+    move_goal: PositiveOrZero = 1.0
+    move_start: PositiveOrZero = 0.0
+    no_op: PositiveOrZero = 0.0
 
     FAMILIES: ClassVar[Mapping[str, type[GridLevels]]]
     #: The family whose levels have as many blocks as asked for, and the names of its
@@ -58,6 +64,22 @@ class GridLevelsConfig(EnvConfig):
         shared: dict[str, Any] = {"height": self.height, "width": self.width}
         shared |= {"solvable": self.solvable, "mutator": mutator}
         return self.FAMILIES[name](**shared | fields | changes)
+
+    def read_levels(self, name):
+        """As everywhere, but the levels may be of another size: that of the file."""
+        size = self.family("empty").size_in(name)
+        if size in (None, (self.height, self.width)):
+            return super().read_levels(name)
+        if self.fixes_size:
+            raise UserError(
+                f"The levels of {name} are {size[0]}x{size[1]}, but whole grids of "
+                f"{self.height}x{self.width} are seen here: choose others."
+            )
+        shape = {"height": size[0], "width": size[1]}
+        env: Any = self.make_env()
+        space = self.family("empty", **shape)
+        env = dataclasses.replace(env, **shape, max_steps=None)
+        return env, space, LevelSet.load(name, space)
 
     def heldout_space(self) -> GridLevels:
         # It may draw unsolvable levels: `LevelSet.generate` keeps what can be solved.
@@ -94,9 +116,9 @@ class GridConfig(GridLevelsConfig):
       actions: "minimal" (left, right, forward) or "minigrid" (seven).
     """
 
-    view_size: int | Literal["full"] = 5
+    view_size: Annotated[int, Range(least=3, most=31)] | Literal["full"] = 5
     see_through_walls: bool = True
-    max_steps: int = 0
+    max_steps: CountOrZero = 0
     actions: str = "minimal"
 
     ENV: ClassVar[type[GridEnv]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -16,7 +17,14 @@ from rlgen.envs.grid import paths
 from rlgen.envs.grid.env import LevelT
 from rlgen.envs.grid.mutators import Mutator
 from rlgen.envs.grid.tiles import Tile
-from rlgen.levels import Grid, LevelFileError, LevelSpace, resample_until
+from rlgen.levels import (
+    Grid,
+    LevelFileError,
+    LevelSpace,
+    leaf_name,
+    read_text,
+    resample_until,
+)
 
 # Text form: one character a cell; goal and start have characters of their own.
 TILE_CHARS = {Tile.EMPTY: ".", Tile.WALL: "#", Tile.LAVA: "~", Tile.MOSS: '"'}
@@ -175,6 +183,17 @@ class GridLevels(LevelSpace[LevelT], Generic[LevelT]):
             )
         return level
 
+    def size_in(self, path: str) -> tuple[int, int] | None:
+        """Height and width of the levels in a file; None where it does not say."""
+        if path.endswith(".txt"):
+            height, width = np.shape(self.parse(read_text(path)).tiles)
+            return height, width
+        # What is wrong with a file is said when it is loaded.
+        with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as file:
+            for at, leaf in jax.tree_util.tree_leaves_with_path(self.example()):
+                if np.shape(leaf) == (self.height, self.width):
+                    return file[f"level/{leaf_name(at)}"].shape[1:]
+
     @classmethod
     @abc.abstractmethod
     def parse(cls, text: str) -> LevelT:
@@ -195,17 +214,23 @@ def read_cells(
     """
     chars = {TILE_CHARS[kind]: kind for kind in kinds}
     alphabet = "".join(sorted(chars)) + GOAL_CHAR + start_chars
-    rows = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    if not rows:
+    rows = [line.strip() for line in text.strip().splitlines()]
+    if not text.strip():
         raise LevelFileError(
             f"The level is empty: draw it with the characters {alphabet}."
         )
+    if "" in rows:
+        raise LevelFileError(
+            f"Row {rows.index('') + 1} of the level is blank: draw floor with "
+            f"{TILE_CHARS[Tile.EMPTY]!r}."
+        )
     if len({len(row) for row in rows}) > 1:
         raise LevelFileError(
-            "The rows of the level differ in length: pad the short ones with #."
+            "The rows of the level differ in length: draw floor with "
+            f"{TILE_CHARS[Tile.EMPTY]!r}, not with blanks, and pad short ones with #."
         )
     cells = np.array([list(row) for row in rows])
-    unknown = sorted(set(cells.reshape(-1)) - set(alphabet))
+    unknown = sorted(set("".join(rows)) - set(alphabet))
     if unknown:
         raise LevelFileError(
             f"The level has the unknown character {unknown[0]!r}: use only {alphabet}."

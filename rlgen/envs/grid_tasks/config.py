@@ -11,6 +11,7 @@ from rlgen.envs.grid_tasks.env import GridTasks
 from rlgen.envs.grid_tasks.levels import FAMILIES, TASKS, Classic, TaskLevels
 from rlgen.errors import UserError
 from rlgen.levels import LevelSet
+from rlgen.ranges import Count, CountOrZero
 
 _CLASSIC_PER_KIND = 4
 
@@ -29,16 +30,16 @@ class GridTasksConfig(EnvConfig):
     """
 
     levels: str = "generated"
-    height: int = 10
-    width: int = 10
-    n_objects: int = 5
+    height: Count = 10
+    width: Count = 10
+    n_objects: Count = 5
     observation: Literal["state", "picture"] = "state"
-    min_size: int = 4
-    max_size: int = 10
-    min_objects: int = 1
-    n_walls: int = 15
-    min_steps: int = 20
-    max_steps: int = 750
+    min_size: Count = 4
+    max_size: Count = 10
+    min_objects: Count = 1
+    n_walls: CountOrZero = 15
+    min_steps: Count = 20
+    max_steps: Count = 750
     kinds: tuple[str, ...] = ()
 
     FAMILIES = FAMILIES

@@ -14,6 +14,7 @@ from rlgen.envs.maze import named
 from rlgen.envs.maze.env import Maze
 from rlgen.envs.maze.levels import FAMILIES, MazeLevels
 from rlgen.levels import LevelSet
+from rlgen.ranges import Count, CountOrZero, Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +32,13 @@ class MazeLevelsConfig(GridLevelsConfig):
     """
 
     levels: str = "uniform"
-    min_walls: int = 0
-    max_walls: int = 60
+    min_walls: CountOrZero = 0
+    max_walls: CountOrZero = 60
     distinct_walls: bool = True
-    rooms_per_side: int = 3
-    door_probability: float = 0.8
-    fill: float = 0.45
-    smoothing_steps: int = 1
+    rooms_per_side: Count = 3
+    door_probability: Share = 0.8
+    fill: Share = 0.45
+    smoothing_steps: CountOrZero = 1
     heldout: str = "same"
 
     FAMILIES: ClassVar[Mapping[str, type[MazeLevels]]] = FAMILIES

@@ -11,6 +11,7 @@ from rlgen.envs.physics.env import PhysicsEnv
 from rlgen.envs.physics.levels import FAMILIES, PhysicsLevels
 from rlgen.envs.physics.physics import physics
 from rlgen.levels import LevelSet, stack
+from rlgen.ranges import Count, Positive
 
 # What PPO needs where observations and actions are vectors; chosen on the validation
 # split, on the pendulum and the reacher. Good agents hardly ever fall: from 17 endings
@@ -48,15 +49,15 @@ class PhysicsConfig(EnvConfig):
     """
 
     levels: str = "train"
-    n_heldout: int = 64
+    n_heldout: Count = 64
     backend: str = "spring"
-    episode_length: int = 1000
+    episode_length: Count = 1000
     revealed: bool = False
     vary: tuple[str, ...] = ()
-    train_low: float = 0.75
-    train_high: float = 1.5
-    far_low: float = 0.5
-    far_high: float = 2.0
+    train_low: Positive = 0.75
+    train_high: Positive = 1.5
+    far_low: Positive = 0.5
+    far_high: Positive = 2.0
 
     FAMILIES: ClassVar[Mapping[str, type[PhysicsLevels]]] = FAMILIES
     #: The task of brax.
@@ -127,7 +128,7 @@ class InvertedPendulumConfig(PhysicsConfig):
 
     # By spring, PPO takes forty times as many steps to hold it up.
     backend: str = "generalized"
-    episode_length: int = 500
+    episode_length: Count = 500
 
     TASK = "inverted_pendulum"
     ADVICE = _ADVICE
@@ -149,7 +150,7 @@ class ReacherConfig(PhysicsConfig):
     # best return is near -9, that of lying still -11). As long as in Gym, so that
     # returns compare: uniform actions earn -42 in 50 steps.
     backend: str = "generalized"
-    episode_length: int = 50
+    episode_length: Count = 50
 
     TASK = "reacher"
     ADVICE: ClassVar[Mapping[str, Any]] = {**_ADVICE, "lr": 1e-3}
@@ -159,7 +160,7 @@ class ReacherConfig(PhysicsConfig):
 class PusherConfig(PhysicsConfig):
     """An arm of seven joints that pushes an object to a target."""
 
-    episode_length: int = 100
+    episode_length: Count = 100
 
     TASK = "pusher"
     ADVICE = _ADVICE

@@ -11,6 +11,7 @@ from rlgen.envs.pointmaze import named, stitching
 from rlgen.envs.pointmaze.controllers import Waypoints
 from rlgen.envs.pointmaze.env import PointMaze
 from rlgen.envs.pointmaze.levels import PointMazeLevels
+from rlgen.ranges import Count, CountOrZero
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +25,12 @@ class PointMazeConfig(MazeLevelsConfig):
       max_steps: time limit; 0 is 10 steps for each cell.
     """
 
-    height: int = 7
-    width: int = 7
-    max_walls: int = 0
+    height: Count = 7
+    width: Count = 7
+    max_walls: CountOrZero = 0
     view: Literal["none", "near", "all"] = "none"
     reward: Literal["sparse", "dense"] = "sparse"
-    max_steps: int = 0
+    max_steps: CountOrZero = 0
 
     NAMED = named
 

@@ -15,6 +15,7 @@ from rlgen.envs.tabletop.controllers import FetchAndCarry
 from rlgen.envs.tabletop.env import Tabletop
 from rlgen.envs.tabletop.levels import FAMILIES, Tasks
 from rlgen.errors import UserError
+from rlgen.ranges import Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +32,11 @@ class TabletopConfig(EnvConfig):
     """
 
     levels: str = "tasks"
-    n_heldout: int = 64
+    n_heldout: Count = 64
     direction: Literal["both", "forward", "backward"] = "both"
     task_vector: Literal["embedding", "one-hot"] = "embedding"
-    vector_size: int = 8
-    max_steps: int = 40
+    vector_size: Count = 8
+    max_steps: Count = 40
 
     FAMILIES: ClassVar[Mapping[str, type[Tasks]]] = FAMILIES
 

@@ -133,7 +133,3 @@ def test_fitness_is_what_the_last_policy_earns_from_a_fresh_start():
 def test_a_population_that_is_odd_is_refused():
     with pytest.raises(UserError, match="choose an even n_agents"):
         build(n_agents=5)
-    with pytest.raises(UserError, match="must be above 0"):
-        build(sigma=0.0)
-    with pytest.raises(UserError, match="0 <= es_b1 < 1"):
-        build(es_b1=1.0)

@@ -317,8 +317,6 @@ def test_meta_losses_are_logged_by_age():
         ({"min_lifetime": 7}, "choose 1 <= min_lifetime"),
         ({"torso": "mlp", "core": "gru"}, "choose core=none"),
         ({"observation": "picture"}, "needs observations that are integers"),
-        ({"n_inner": 0}, "must be at least 1"),
-        ({"meta_grad_norm": -1.0}, "must be at least 0"),
         ({"optimizer": "adma"}, "choose adam, sgd"),
     ],
 )

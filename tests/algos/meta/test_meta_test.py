@@ -212,7 +212,7 @@ def test_the_command_writes_tables_and_a_figure(tmp_path, monkeypatch, capsys):
     ("flags", "sentence"),
     [
         (["--tests", "nowhere"], "Unknown test 'nowhere': choose all"),
-        (["--runs", "0"], "must be at least 1"),
+        (["--runs", "0"], "runs is 0: choose at least 1"),
         (["--against", "nobody"], "There is no rule nobody"),
         (["--against", "a2c"], "a2c stands there twice"),
         (["--tests", "maze", "--lifetimes", "5"], "add grids to tests"),

@@ -270,7 +270,6 @@ def test_an_agent_reads_pairs_as_it_reads_states():
     ("make", "sentence"),
     [
         (lambda: AnchorConfig(anchors="far"), "choose seeker, random, nearest"),
-        (lambda: AnchorConfig(horizon=-1), "choose 0 or more"),
         (lambda: TransductionConfig(product="sum"), "choose bilinear, concat"),
     ],
 )

@@ -240,11 +240,9 @@ def test_rewards_are_scaled_by_the_range_of_returns():
     [
         ("bc", {"data": ""}, "Name a dataset with --data"),
         ("bc", {"data": "nowhere"}, "There is no dataset nowhere"),
-        ("bc", {"best_share": 0.0}, "choose more than 0, at most 1"),
         ("bc", {"reward_scaling": "log"}, "choose none or range"),
         ("td3-bc", {"steps_per_update": 3}, "must be a multiple of 2"),
         ("mopo", {"n_updates": 1}, "leaves the dataset none of 1"),
-        ("rvs", {"target_quantile": 2.0}, "choose 0 to 1"),
     ],
 )
 def test_settings_that_cannot_be(name, settings, sentence, folder):

@@ -210,7 +210,6 @@ def test_an_agent_goes_on_from_what_the_dataset_taught(push_dataset):
     ("make", "sentence"),
     [
         (lambda: OnlineConfig(replay_size=10), "choose at least as many"),
-        (lambda: OnlineConfig(recorded_share=1.0), "choose 0 or more, below 1"),
         (lambda: build_on_push("sac", data="x"), "leave data, cocoa and"),
     ],
 )

@@ -180,7 +180,7 @@ def test_domain_randomisation_as_published_plays_another_maze_at_every_episode()
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"levels_per_env": 0}, "choose 1 or more"),
+        ({"levels_per_env": 0}, "choose at least 1"),
         ({"levels_per_env": 2}, "needs auto_reset=resample"),
         (
             {"levels_per_env": 2, "auto_reset": "resample", "replay_prob": 0.5},

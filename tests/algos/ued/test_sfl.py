@@ -192,16 +192,3 @@ def test_settings_that_see_no_failures_are_refused(settings, message):
     config = training.make_config("sfl", "maze", settings={"n_steps": 256} | settings)
     with pytest.raises(UserError, match=message):
         config.build()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"kept_share": 0.0}, "kept_share is 0.0: choose more than 0"),
-        ({"scoring_rollouts": -1}, "scoring_rollouts is -1: choose 1 or more"),
-        ({"n_kept": 0}, "n_kept must be at least 1"),
-    ],
-)
-def test_bad_settings_are_refused(settings, message):
-    with pytest.raises(UserError, match=message):
-        SFLConfig(**settings)
