@@ -65,6 +65,8 @@ class Dataset:
       about: how it was made: environment and settings, quality, policies, seeds,
         versions, dropped episodes; empty for what `rlgen collect` did not make.
       tests: level sets that the recording asks to be evaluated on, by name.
+      recorded_in: the environment's name, as whoever recorded it calls it, or empty.
+      action_space: its actions; None where nothing says.
     """
 
     name: str
@@ -74,6 +76,8 @@ class Dataset:
     expert_return: float | None = None
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tests: Mapping[str, LevelSet] = dataclasses.field(default_factory=dict)
+    recorded_in: str = ""
+    action_space: gymnasium.spaces.Box | None = None
 
     def normalized(self, returns: Any) -> Any:
         """Returns on the scale where random actions have 0 and the expert 1.
@@ -324,12 +328,24 @@ def _load_episodes(place: Path, space: LevelSpace | None, discount: float) -> Da
             for each in stored.storage.get_episode_metadata(stored.episode_indices)
         ]
         name, spaces = stored.id, (stored.observation_space, stored.action_space)
+        # An environment that is not installed here has a name all the same.
+        described = json.loads(metadata.get("env_spec") or "{}")
+        recorded_in = str(described.get("id") or "")
+        declared = {key: metadata.get(f"total_{key}") for key in ("steps", "episodes")}
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{place} is not a dataset that minari can read ({reason}): it was damaged "
             "or made by another version, make it again."
         ) from error
+    n_steps = sum(len(each.rewards) for each in recorded)
+    for what, n in (("steps", n_steps), ("episodes", len(recorded))):
+        if declared[what] not in (None, n):
+            raise UserError(
+                f"{name} declares {declared[what]} {what}, but {n} can be read: it was "
+                "damaged, or holds longer episodes than minari reads in its format "
+                "(arrow: 65,536 steps), so write it again, as hdf5."
+            )
     observation_space, action_space = _one_box(spaces[0], name), spaces[1]
     for what, each in (("observations", observation_space), ("actions", action_space)):
         if not isinstance(each, gymnasium.spaces.Box):
@@ -341,9 +357,13 @@ def _load_episodes(place: Path, space: LevelSpace | None, discount: float) -> Da
         Episode(
             observations=_one_array(each.observations, spaces[0]),
             actions=np.asarray(each.actions, np.float32),
-            rewards=np.asarray(each.rewards, np.float32),
-            terminations=np.asarray(each.terminations, bool),
-            truncations=np.asarray(each.truncations, bool),
+            rewards=_column(each.rewards),
+            terminations=transitions.flags(
+                _column(each.terminations), "terminations", name
+            ),
+            truncations=transitions.flags(
+                _column(each.truncations), "truncations", name
+            ),
             level_id=_level_id(option),
         )
         for each, option in zip(recorded, options, strict=True)
@@ -365,11 +385,26 @@ def _load_episodes(place: Path, space: LevelSpace | None, discount: float) -> Da
         name,
         data,
         level_set,
-        metadata.get("ref_min_score"),
-        metadata.get("ref_max_score"),
+        _number(metadata.get("ref_min_score")),
+        _number(metadata.get("ref_max_score")),
         metadata.get(_ABOUT, {}),
         {test.name: test for test in tests},
+        metadata.get(_ABOUT, {}).get("environment") or recorded_in,
+        action_space,
     )
+
+
+def _number(value: Any) -> float | None:
+    """A number of the metadata, which others may have written as text."""
+    with contextlib.suppress(TypeError, ValueError):
+        return float(value)
+    return None
+
+
+def _column(array: Any) -> np.ndarray:
+    """One number for each step, also where they stand in a column [T, 1]."""
+    array = np.asarray(array)
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
 def _level_id(options: Mapping[str, Any]) -> int:

@@ -23,7 +23,7 @@ def settle() -> None:
     Raises:
       UserError: JAX computes with 64 bits, in which levels and programs are others.
     """
-    if jax.config.jax_enable_x64:
+    if jax.dtypes.canonicalize_dtype(float).itemsize > 4:
         raise UserError(
             "JAX is set to 64 bits, in which levels and results would be others: leave "
             "JAX_ENABLE_X64 (jax_enable_x64) off."

@@ -23,6 +23,19 @@ PyTree = Any
 _ROUNDING = 1e-4
 
 
+# What D4RL calls the fields of `Transitions` (Fu et al. 2020).
+_D4RL = {
+    "observations": "obs",
+    "actions": "action",
+    "rewards": "reward",
+    "next_observations": "next_obs",
+    "terminals": "terminated",
+    "timeouts": "truncated",
+}
+_FLAGS = ("terminated", "truncated", "has_next_action")
+_IDS = ("episode_id", "time", "level_id")
+
+
 class Transitions(struct.PyTreeNode):
     """N steps; every leaf starts with [N].
 
@@ -163,16 +176,23 @@ def from_steps(
     terminated or truncated.
 
     Args:
-      arrays: by the names of `Transitions`, each [N, ...]; of next_action,
+      arrays: by the names of `Transitions` or of D4RL, each [N, ...]; of next_action,
         has_next_action and return_to_go, what is left out is left out of the result.
+        What is one number a step may also stand in a column, [N, 1].
       name: what messages call the dataset.
 
     Raises:
-      UserError: an array is missing or has not one row per step.
+      UserError: an array is missing, has not one row per step, or holds what it cannot
+        hold (text, flags that are neither 0 nor 1).
     """
+    arrays = {_D4RL.get(key, key): value for key, value in arrays.items()} | {
+        key: value for key, value in arrays.items() if key not in _D4RL
+    }
     for needed in ("obs", "action", "reward", "next_obs", "terminated", "truncated"):
         if needed not in arrays:
-            raise UserError(f"{name} has no array {needed}, which steps need: add it.")
+            theirs = [key for key, ours in _D4RL.items() if ours == needed]
+            called = " or ".join([needed, *theirs])
+            raise UserError(f"{name} has no array {called}, which steps need: add it.")
     n = np.size(arrays["reward"])
     if n == 0:
         raise UserError(f"{name} holds no steps: collect some.")
@@ -187,13 +207,20 @@ def from_steps(
                 f"{name} has {n} rewards, but {field} of shape {array.shape}: every "
                 "array needs one row per step."
             )
+    given = {field: _read(array, field, name) for field, array in given.items()}
+    for field, like in (("next_obs", "obs"), ("next_action", "action")):
+        if field in given and given[field].shape != given[like].shape:
+            raise UserError(
+                f"{name} has {like} of shape {given[like].shape[1:]}, but {field} of "
+                f"shape {given[field].shape[1:]}: record both alike."
+            )
     if "episode_id" in given:
         keys = [given[key] for key in ("time", "episode_id") if key in given]
         order = np.lexsort(keys)  # stable: without time, as they stand
         given = {field: array[order] for field, array in given.items()}
         last = np.append(np.diff(given["episode_id"]) != 0, True)
     else:
-        last = np.logical_or(given["terminated"], given["truncated"])
+        last = given["terminated"] | given["truncated"]
         last[-1] = True
     end = np.flatnonzero(last) + 1
     length: Any = np.diff(end, prepend=0).astype(np.int32)
@@ -209,18 +236,58 @@ def from_steps(
     }
     if columns["next_action"] is None:
         columns["has_next_action"] = None
-    columns["truncated"] = columns["truncated"].astype(bool) | (
-        last & ~columns["terminated"].astype(bool)
-    )
+    columns["truncated"] = columns["truncated"] | (last & ~columns["terminated"])
     types: dict[str, Any] = {
-        **dict.fromkeys(("terminated", "truncated", "has_next_action"), bool),
-        **dict.fromkeys(("episode_id", "time", "level_id"), np.int32),
+        **dict.fromkeys(_FLAGS, bool),
+        **dict.fromkeys(_IDS, np.int32),
     }
-    rows: Any = {
-        field: None if array is None else array.astype(types.get(field, np.float32))
-        for field, array in columns.items()
-    }
+    with np.errstate(over="ignore"):  # what is infinite then, `check_finite` finds
+        rows: Any = {
+            field: None if array is None else array.astype(types.get(field, np.float32))
+            for field, array in columns.items()
+        }
     return OfflineData(Transitions(**rows), start, length)
+
+
+def _read(array: np.ndarray, field: str, name: str) -> np.ndarray:
+    """An array of steps as numbers, or flags, one row per step.
+
+    Raises:
+      UserError: it holds something else.
+    """
+    if array.dtype.kind not in "biuf":
+        raise UserError(
+            f"{name} has {field} of type {array.dtype}, but needs numbers: write them "
+            "as such (episodes are numbered, flags are 0 or 1)."
+        )
+    if field in ("obs", "next_obs", "action", "next_action"):
+        return array
+    if array[0].size != 1:
+        raise UserError(
+            f"{name} has {field} of shape {array.shape}, but needs one number a step."
+        )
+    array = array.reshape(-1)
+    if field in _IDS and (array % 1 != 0).any():
+        raise UserError(
+            f"{name} has {field} such as {array[array % 1 != 0][0]}: choose whole "
+            "numbers."
+        )
+    return flags(array, field, name) if field in _FLAGS else array
+
+
+def flags(array: Any, field: str, name: str) -> np.ndarray:
+    """Booleans from booleans or numbers 0 and 1.
+
+    Raises:
+      UserError: anything else, such as text (of which "False" counts as true) or NaN.
+    """
+    array = np.asarray(array)
+    is_number = array.dtype.kind in "biuf"
+    if not is_number or not np.isin(array, (0, 1)).all():
+        raise UserError(
+            f"{name} has {field} that are neither 0 nor 1 (false nor true): mend them."
+        )
+    return array.astype(bool)
 
 
 def _check_lengths(episode: Episode, i: int, name: str) -> None:
@@ -352,7 +419,8 @@ def check(
         raise UserError(
             f"{name} holds {np.sum(outside)} actions outside the "
             f"environment's box {action_space.low.min():g} to "
-            f"{action_space.high.max():g}: scale them into it."
+            f"{action_space.high.max():g}: scale them into it, as scale_actions does "
+            "where the dataset says its own box."
         )
     if n_levels is not None:
         level_id = np.asarray(rows.level_id)

@@ -46,6 +46,8 @@ def read(path: str | Path, what: str) -> tuple[dict[str, np.ndarray], dict[str, 
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file[_ABOUT]))
+            if not isinstance(about, dict):
+                raise TypeError(f"{about!r} says nothing of it")
             arrays = {
                 name.removeprefix("leaf/"): file[name]
                 for name in file.files
@@ -70,6 +72,11 @@ def fit(arrays: Mapping[str, np.ndarray], shapes: PyTree, path: str | Path) -> P
             raise UserError(
                 f"{path} holds {found} for {name}, but these settings need "
                 f"{shape.shape}: use the size and settings that it was trained with."
+            )
+        if arrays[name].dtype.kind not in "biuf" or not np.isfinite(arrays[name]).all():
+            raise UserError(
+                f"{path} holds no finite numbers for {name}: it was damaged, or its "
+                "training diverged."
             )
         return arrays[name].astype(shape.dtype)
 

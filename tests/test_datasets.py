@@ -452,3 +452,45 @@ def test_what_is_no_file_of_arrays_gets_one_sentence(tmp_path):
     (tmp_path / "bad.npz").write_text("no")
     with pytest.raises(UserError, match="is not a flat dataset"):
         datasets.load(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize("what", ["steps", "episodes"])
+def test_what_was_read_is_what_was_declared(damaged, what):
+    """Minari cuts long episodes in its arrow format, without a word."""
+    path = damaged / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    fewer = metadata[f"total_{what}"] - 1
+    path.write_text(json.dumps(metadata | {f"total_{what}": fewer}))
+    with pytest.raises(UserError, match=r"declares \d+ \w+, but \d+ can be read"):
+        datasets.load(damaged)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"), [(np.nan, "neither 0 nor 1"), (2.0, "neither 0 nor 1")]
+)
+def test_flags_of_minari_that_are_none_get_one_sentence(damaged, value, sentence):
+    rewrite(damaged, "terminations", lambda x: spoil(x.astype(float), value))
+    with pytest.raises(UserError, match=sentence):
+        datasets.load(damaged)
+
+
+def test_columns_of_minari_are_read(damaged):
+    wanted = datasets.load(damaged).data
+    for field in ("rewards", "terminations"):
+        rewrite(damaged, field, lambda x: x[:, None])
+    assert_same(datasets.load(damaged).data, wanted)
+
+
+def test_scores_that_are_text_are_numbers(damaged):
+    path = damaged / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    path.write_text(json.dumps(metadata | {"ref_min_score": "-3", "ref_max_score": ""}))
+    dataset = datasets.load(damaged)
+    assert (dataset.random_return, dataset.expert_return) == (-3.0, None)
+
+
+def test_where_it_was_recorded_is_known(tmp_path, monkeypatch, folder):
+    path = written_by_minari(tmp_path, monkeypatch, "hdf5", env="Pendulum-v1")
+    dataset = datasets.load(path)
+    assert (dataset.recorded_in, dataset.action_space) == ("Pendulum-v1", ACTION)
+    assert datasets.load(folder).recorded_in == "line"

@@ -312,6 +312,25 @@ def test_a_recording_that_stops_is_cut_off_there():
         ({"action": np.zeros((12, 2))}, "has 13 rewards, but action of shape (12, 2)"),
         ({"time": np.zeros(())}, "has 13 rewards, but time of shape ()"),
         ({"reward": np.zeros(0)}, "the file holds no steps"),
+        (
+            {"next_obs": np.zeros((13, 4))},
+            "has obs of shape (3,), but next_obs of shape",
+        ),
+        (
+            {"next_action": np.zeros((13, 1))},
+            "has action of shape (2,), but next_action",
+        ),
+        ({"reward": np.zeros((13, 2))}, "has reward of shape (13, 2), but needs one"),
+        ({"episode_id": np.array(list("aaaabbbbccccc"))}, "has episode_id of type <U1"),
+        ({"terminated": np.array(["False"] * 13)}, "has terminated of type <U5"),
+        (
+            {"terminated": np.full(13, np.nan)},
+            "has terminated that are neither 0 nor 1",
+        ),
+        ({"truncated": np.full(13, 2)}, "has truncated that are neither 0 nor 1"),
+        ({"level_id": np.full(13, 0.5)}, "has level_id such as 0.5: choose whole"),
+        ({"time": np.full(13, np.nan)}, "has time such as nan: choose whole"),
+        ({"obs": np.array([["x"] * 3] * 13)}, "has obs of type <U1, but needs numbers"),
     ],
 )
 def test_steps_that_do_not_fit_get_one_sentence(changes, sentence):
@@ -319,6 +338,33 @@ def test_steps_that_do_not_fit_get_one_sentence(changes, sentence):
     with pytest.raises(UserError) as error:
         from_steps({k: v for k, v in given.items() if v is not None}, name="the file")
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("dtype", [bool, np.float32, np.uint8])
+def test_names_of_d4rl_columns_and_flags_of_numbers_are_read(columns, dtype):
+    """As replay buffers of other libraries write them: the same steps."""
+    plain = as_steps(from_episodes(EPISODES))
+    theirs = {
+        "observations": plain["obs"],
+        "actions": plain["action"],
+        "rewards": plain["reward"],
+        "next_observations": plain["next_obs"],
+        "terminals": plain["terminated"].astype(dtype),
+        "timeouts": plain["truncated"].astype(dtype),
+    }
+    if columns:
+        one = ("rewards", "terminals", "timeouts")
+        theirs |= {name: theirs[name][:, None] for name in one}
+    got, want = (
+        from_steps(theirs),
+        from_steps({k: plain[k] for k in transitions._D4RL.values()}),
+    )
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+    np.testing.assert_array_equal(got.rows.reward, plain["reward"])
+    np.testing.assert_array_equal(got.rows.terminated, plain["terminated"])
 
 
 DENSE = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlgen import config as configs
-from rlgen import datasets, transitions
+from rlgen import datasets, registry, transitions
 from rlgen.algos.offline.agent import Agent, AgentConfig
 from rlgen.algos.offline.anchors import (
     REVERSE,
@@ -76,6 +77,8 @@ class OfflineConfig(Settings):
       reward_factor, reward_shift: rewards, scaled or not, are multiplied and then
         shifted by these; evaluations count them as the environment gives them.
       best_share: learn only from this share of the episodes, those of highest return.
+      scale_actions: bring actions from the box of the dataset's action space to that of
+        the environment; off, those outside it are refused.
       cocoa: give the agent anchors and differences to read, and networks to match
         (compositional conservatism, Song et al. 2024).
       transduction, anchor, dynamics: of that; see their classes.
@@ -94,6 +97,7 @@ class OfflineConfig(Settings):
     reward_factor: Positive = 1.0
     reward_shift: Finite = 0.0
     best_share: ShareAboveZero = 1.0
+    scale_actions: bool = False
     cocoa: bool = False
     transduction: TransductionConfig = TransductionConfig()
     anchor: AnchorConfig = AnchorConfig()
@@ -181,7 +185,7 @@ class OfflineAlgorithm(Algorithm):
 
     def build(self, run: RunConfig, env_config: Any, config: Any) -> Staged:
         env = env_config.make_env()
-        dataset = load(config, env, env_config)
+        dataset = load(config, env, env_config, scale_actions=config.scale_actions)
         data, reward_scale = prepared(config, dataset)
         env, data = self.told(config, env, data)
         sampler, data = self.sampler(config, env, data)
@@ -395,8 +399,12 @@ def _size(space: Any) -> int:
     return int(np.prod(space.shape))
 
 
-def load(config: OfflineConfig, env: Env, env_config: Any) -> Dataset:
+def load(
+    config: Any, env: Env, env_config: Any, *, scale_actions: bool = False
+) -> Dataset:
     """The dataset, checked against environment and held-out levels.
+
+    That it was recorded elsewhere is a warning: shapes alone tell too little.
 
     Raises:
       UserError: none is named, or it does not fit.
@@ -408,6 +416,22 @@ def load(config: OfflineConfig, env: Env, env_config: Any) -> Dataset:
     dataset = datasets.load(
         config.data, env_config.make_space(), discount=config.agent.discount
     )
+    here = type(env_config).__name__.removesuffix("Config")
+    elsewhere = dataset.recorded_in and not _is(dataset.recorded_in, env_config)
+    if not isinstance(env.action_space, gymnasium.spaces.Box):
+        was = f", recorded in {dataset.recorded_in}," if dataset.recorded_in else ""
+        raise UserError(
+            f"{dataset.name}{was} was to be evaluated in {here}, whose actions are in "
+            "no box: name with --env an environment like that of the dataset."
+        )
+    if elsewhere:
+        warnings.warn(
+            f"{dataset.name} was recorded in {dataset.recorded_in}, but is evaluated in "
+            f"{here}: results mean little unless both are alike.",
+            stacklevel=2,
+        )
+    if scale_actions:
+        dataset = scaled_actions(dataset, env.action_space)
     n_levels = None if dataset.level_set is None else len(dataset.level_set)
     transitions.check(
         dataset.data,
@@ -417,6 +441,51 @@ def load(config: OfflineConfig, env: Env, env_config: Any) -> Dataset:
         name=dataset.name,
     )
     return dataset
+
+
+def _is(name: str, env_config: Any) -> bool:
+    """Whether a registered environment of this name has settings like these."""
+    known = registry.names(registry.ENVS)
+    return name in known and registry.load(registry.ENVS, name) is type(env_config)
+
+
+def scaled_actions(dataset: Dataset, space: gymnasium.spaces.Box) -> Dataset:
+    """The dataset with its actions in another box, each share of the way as before.
+
+    Raises:
+      UserError: the boxes are unknown, without bounds, or of other shapes.
+    """
+    own = dataset.action_space
+    if own is None or not (own.is_bounded() and space.is_bounded()):
+        raise UserError(
+            f"The actions of {dataset.name} cannot be scaled, for its box or that of "
+            "the environment is unknown: leave scale_actions out and scale them in the "
+            "file."
+        )
+    if own.shape != space.shape:
+        raise UserError(
+            f"The actions of {dataset.name} have shape {own.shape}, but the "
+            f"environment's have {space.shape}: name another environment."
+        )
+    low, high = own.low.astype(np.float64), own.high.astype(np.float64)
+
+    def scaled(action: Any) -> Any:
+        share = (np.asarray(action, np.float64) - low) / (high - low)
+        return (space.low + share * (space.high - space.low)).astype(np.float32)
+
+    rows = dataset.data.rows
+    rows = rows.replace(action=scaled(rows.action))
+    if rows.next_action is not None:
+        # Behind the last step of an episode stand zeros.
+        there = np.asarray(rows.has_next_action)[:, None]
+        rows = rows.replace(next_action=np.where(there, scaled(rows.next_action), 0))
+    warnings.warn(
+        f"The actions of {dataset.name} are scaled from {low.min():g} to "
+        f"{high.max():g} into {space.low.min():g} to {space.high.max():g}, in which "
+        "the agent acts.",
+        stacklevel=2,
+    )
+    return dataclasses.replace(dataset, data=dataset.data.replace(rows=rows))
 
 
 def prepared(config: OfflineConfig, dataset: Dataset) -> tuple[OfflineData, float]:
