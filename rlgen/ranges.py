@@ -1,7 +1,7 @@
 """What the numbers among settings may be: said beside each, checked when they are made.
 
 A class of settings is a frozen dataclass that derives from `Settings`; the type of a
-number says its range:
+number says its range::
 
     @dataclasses.dataclass(frozen=True)
     class PoolConfig(Settings):

@@ -193,7 +193,7 @@ def from_steps(
             theirs = [key for key, ours in _D4RL.items() if ours == needed]
             called = " or ".join([needed, *theirs])
             raise UserError(f"{name} has no array {called}, which steps need: add it.")
-    n = np.size(arrays["reward"])
+    n = len(np.atleast_1d(arrays["reward"]))
     if n == 0:
         raise UserError(f"{name} holds no steps: collect some.")
     given = {

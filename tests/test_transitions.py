@@ -308,24 +308,27 @@ def test_a_recording_that_stops_is_cut_off_there():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"next_obs": None}, "the file has no array next_obs, which steps need"),
+        (
+            {"next_obs": None},
+            "has no array next_obs or next_observations, which",
+        ),
         ({"action": np.zeros((12, 2))}, "has 13 rewards, but action of shape (12, 2)"),
         ({"time": np.zeros(())}, "has 13 rewards, but time of shape ()"),
         ({"reward": np.zeros(0)}, "the file holds no steps"),
         (
             {"next_obs": np.zeros((13, 4))},
-            "has obs of shape (3,), but next_obs of shape",
+            "has obs of shape (3,), but next_obs",
         ),
         (
             {"next_action": np.zeros((13, 1))},
-            "has action of shape (2,), but next_action",
+            "of shape (2,), but next_action",
         ),
         ({"reward": np.zeros((13, 2))}, "has reward of shape (13, 2), but needs one"),
         ({"episode_id": np.array(list("aaaabbbbccccc"))}, "has episode_id of type <U1"),
         ({"terminated": np.array(["False"] * 13)}, "has terminated of type <U5"),
         (
             {"terminated": np.full(13, np.nan)},
-            "has terminated that are neither 0 nor 1",
+            "terminated that are neither 0 nor 1",
         ),
         ({"truncated": np.full(13, 2)}, "has truncated that are neither 0 nor 1"),
         ({"level_id": np.full(13, 0.5)}, "has level_id such as 0.5: choose whole"),

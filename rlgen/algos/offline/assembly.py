@@ -426,8 +426,8 @@ def load(
         )
     if elsewhere:
         warnings.warn(
-            f"{dataset.name} was recorded in {dataset.recorded_in}, but is evaluated in "
-            f"{here}: results mean little unless both are alike.",
+            f"{dataset.name} was recorded in {dataset.recorded_in}, but is evaluated "
+            f"in {here}: results mean little unless both are alike.",
             stacklevel=2,
         )
     if scale_actions:

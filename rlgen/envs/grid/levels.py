@@ -6,6 +6,7 @@ import abc
 import contextlib
 import dataclasses
 import functools
+import textwrap
 from collections.abc import Sequence
 from typing import ClassVar, Generic
 
@@ -214,8 +215,11 @@ def read_cells(
     """
     chars = {TILE_CHARS[kind]: kind for kind in kinds}
     alphabet = "".join(sorted(chars)) + GOAL_CHAR + start_chars
-    rows = [line.strip() for line in text.strip().splitlines()]
-    if not text.strip():
+    lines = textwrap.dedent(text).rstrip().splitlines()
+    rows = [line.rstrip() for line in lines]
+    while rows and not rows[0]:
+        del rows[0]
+    if not rows:
         raise LevelFileError(
             f"The level is empty: draw it with the characters {alphabet}."
         )

@@ -57,7 +57,7 @@ def test_actions_are_brought_into_the_environments_box(monkeypatch):
 
 
 def test_without_scaling_they_are_refused_and_the_setting_named(monkeypatch):
-    with pytest.raises(UserError, match="outside the .* as scale_actions does"):
+    with pytest.raises(UserError, match=r"outside the .* as scale_actions does"):
         load(monkeypatch)
 
 
