@@ -237,8 +237,7 @@ ROBUST_PLR = UEDAlgorithm(
         "dred-cpu": _sized(_DRED_CPU | _RANDOM_LEVELS, 2, _DRED_CPU_FILL),
         "dred-paper": _DRED_PAPER
         | _RANDOM_LEVELS
-        # Its number of blocks is drawn from 60 numbers, 0 the first.
-        | {"n_updates": _dred_turns(525_000_000), "max_blocks": 59},
+        | {"n_updates": _dred_turns(525_000_000)},
     },
     published={
         "paper": published.ROBUST_PLR,

@@ -477,6 +477,7 @@ ROBUST_PLR_OF_DRED = _dred(
         "max_blocks": 59,
         "reference": "train",
     },
+    reasons={"max_blocks": "60 may be drawn, too"},
 )
 ACCEL_OF_DRED = _dred(
     "60b_uni_accel_empty",
