@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +69,14 @@ class Checkpoints:
         """
         if update in self._manager.all_steps():
             return
+        parts = {
+            "state": ocp.args.StandardSave(states),
+            "host": ocp.args.JsonSave(host),
+        }
         try:
-            self._manager.save(
-                update,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(states), host=ocp.args.JsonSave(host)
-                ),
-            )
-            self._manager.wait_until_finished()
+            with _raised_not_logged():
+                self._manager.save(update, args=ocp.args.Composite(**parts))
+                self._manager.wait_until_finished()
             if processes.is_writer():
                 self._note(update)
         except OSError as error:
@@ -85,6 +88,10 @@ class Checkpoints:
                 raise
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise unwritable(self._folder, full) from error
+        finally:
+            if processes.count() == 1:  # what is left of a failure takes space
+                for path in self._folder.glob(f"{update}.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def restore(
         self,
@@ -111,7 +118,8 @@ class Checkpoints:
         damaged: dict[int, Exception] = {}
         for update in updates:
             try:
-                found = self._read(update, template, sharding)
+                with _raised_not_logged():
+                    found = self._read(update, template, sharding)
             except Exception as error:  # JSON's, orbax's, tensorstore's
                 damaged[update] = error
                 continue
@@ -187,6 +195,18 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for writes and lets go of the folder."""
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _raised_not_logged() -> Iterator[None]:
+    """Orbax's threads log the traceback of what it raises anyway: quiet meanwhile."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _sums(folder: Path) -> dict[str, int]:
