@@ -66,3 +66,13 @@ def test_draws_are_of_every_module_and_the_seeds_own():
         changed_lines.drawn(path, *given) for given in ((0, 2), (0, 3), (1, 3))
     )
     assert three[:2] == two and three != others
+
+
+def test_tests_that_name_the_function_come_first():
+    path = "rlgen/algos/offline/sac.py"
+    change = next(c for c in changed_lines.changes_of(path) if "unit = slopes" in c.of)
+    file = "tests/algos/offline/test_agents.py"
+    assert changed_lines.first_tests_of(change) == [
+        f"{file}::test_slopes_are_compared_in_pairs",
+        f"{file}::test_edac_differentiates_the_cosines_of_its_critics_slopes",
+    ]
