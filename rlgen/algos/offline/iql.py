@@ -19,7 +19,8 @@ class IQLConfig(AgentConfig):
 
     Attributes:
       expectile: tau; 0.5 is the mean, 1 the maximum over recorded actions.
-      inverse_temperature: beta, how much better actions weigh more.
+      inverse_temperature: beta, how much better actions weigh more; what it multiplies
+        is in units of the rewards, and as wrong as values still are.
       max_weight: the largest weight of an action.
     """
 
