@@ -39,8 +39,8 @@ def unwritable(path: str | Path, error: OSError) -> Unwritable:
         return error
     reason = error.strerror or str(error)
     return Unwritable(
-        f"Cannot write to {path} ({reason}): free some space or choose another place, "
-        "as by --out."
+        f"Cannot write to {path} ({reason}): free some space, or choose another --out "
+        "or file."
     )
 
 

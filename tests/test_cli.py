@@ -253,7 +253,7 @@ def test_a_run_directory_of_other_settings_is_refused(tmp_path, capsys):
 def test_an_unwritable_out_says_so(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["train", "dr", *TINY, f"--out={tmp_path / 'file'}"]) == 2
-    assert "choose another place" in capsys.readouterr().err
+    assert "choose another --out" in capsys.readouterr().err
 
 
 def test_flags_stand_above_the_file_and_the_file_above_the_preset(tmp_path):

@@ -346,7 +346,7 @@ def test_an_unwritable_directory_says_so(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     config = tiny("dr")
-    with pytest.raises(UserError, match=r"Cannot write to .* choose another place"):
+    with pytest.raises(UserError, match=r"Cannot write to .* choose another --out"):
         RunStore.open(blocked, config.name, config)
 
 
