@@ -344,7 +344,7 @@ def _load_episodes(place: Path, space: LevelSpace | None, discount: float) -> Da
             raise UserError(
                 f"{name} declares {declared[what]} {what}, but {n} can be read: it was "
                 "damaged, or holds longer episodes than minari reads in its format "
-                "(arrow: 65,536 steps), so write it again, as hdf5."
+                "(arrow: some 65,000 steps), so write it again, as hdf5."
             )
     observation_space, action_space = _one_box(spaces[0], name), spaces[1]
     for what, each in (("observations", observation_space), ("actions", action_space)):
