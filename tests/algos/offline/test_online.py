@@ -210,7 +210,7 @@ def test_an_agent_goes_on_from_what_the_dataset_taught(push_dataset):
     ("make", "sentence"),
     [
         (lambda: OnlineConfig(replay_size=10), "choose at least as many"),
-        (lambda: build_on_push("sac", data="x"), "leave data, cocoa and"),
+        (lambda: build_on_push("sac", data="x"), "leave data, cocoa, "),
     ],
 )
 def test_settings_that_cannot_be(make, sentence):
