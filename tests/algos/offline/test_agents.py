@@ -141,14 +141,22 @@ def values_of(critics, obs, action, n_hidden=2):
     return np.array([oracle.mlp(layers, x, n_hidden)[:, 0] for layers in members])
 
 
+def apart(tree):
+    """Parameters that are no longer those of the start, whose outputs are small."""
+    rng = np.random.default_rng(7)
+    return jax.tree.map(
+        lambda x: x + rng.normal(scale=0.2, size=x.shape).astype(x.dtype), tree
+    )
+
+
+def with_bold_actor(state):
+    """Actions that the tangent bends."""
+    return state.replace(params=state.params | {"actor": apart(state.params["actor"])})
+
+
 def with_slow_copies_apart(state):
     """Slow copies that differ from their networks, as they do after the first step."""
-    rng = np.random.default_rng(7)
-    apart = jax.tree.map(
-        lambda x: x + rng.normal(scale=0.2, size=x.shape).astype(x.dtype),
-        state.targets,
-    )
-    return state.replace(targets=apart)
+    return state.replace(targets=apart(state.targets))
 
 
 def test_edac_differentiates_the_cosines_of_its_critics_slopes():
@@ -213,7 +221,7 @@ def test_the_targets_of_sac_are_the_least_of_its_slow_critics(entropy_backup):
 def test_iql_learns_its_three_parts_as_the_paper_says():
     config = IQLConfig(inverse_temperature=3.0, max_weight=1.2, expectile=0.8)
     agent = IQL(Factory(SMALL, 3, 2), config, 100)
-    state = with_slow_copies_apart(jax.jit(agent.init)(KEY))
+    state = with_bold_actor(with_slow_copies_apart(jax.jit(agent.init)(KEY)))
     # A value in the midst of the critics', so that actions are better and worse.
     params = state.params | {"value": jax.tree.map(jnp.copy, state.params["value"])}
     params["value"][-1]["bias"] -= 0.4
@@ -234,8 +242,10 @@ def test_iql_learns_its_three_parts_as_the_paper_says():
     free = np.exp(3.0 * (q - v))
     assert (free > 1.2).any() and (free < 1.2).any()
     weight = np.minimum(free, 1.2)
-    mean = np.tanh(oracle.mlp(state.params["actor"]["mean"], batch.obs, 2))
-    density = scipy.stats.norm.logpdf(batch.action, mean, 1.0).sum(axis=1)
+    actor = state.params["actor"]
+    mean = np.tanh(oracle.mlp(actor["mean"], batch.obs, 2))
+    std = np.exp(actor["log_std"])
+    density = scipy.stats.norm.logpdf(batch.action, mean, std).sum(axis=1)
     following = value(after.params["value"], batch.next_obs)
     target = batch.reward + 0.99 * following * ~np.asarray(batch.terminated)
     online = values_of(state.params["critic"], batch.obs, batch.action)
@@ -292,7 +302,7 @@ def test_td3_smooths_the_action_and_clips_it():
 
 def test_the_actor_of_td3_bc_is_weighed_by_the_size_of_values():
     agent = TD3BC(Factory(SMALL, 3, 2), TD3BCConfig())
-    state, batch = jax.jit(agent.init)(KEY), batch_of()
+    state, batch = with_bold_actor(jax.jit(agent.init)(KEY)), batch_of()
     loss, _ = agent._actor_loss(state, state.params["actor"], batch)
     action = np.tanh(oracle.mlp(state.params["actor"], batch.obs, 2))
     x = np.concatenate([batch.obs, action], axis=1)
