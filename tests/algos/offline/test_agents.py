@@ -141,17 +141,18 @@ def values_of(critics, obs, action, n_hidden=2):
     return np.array([oracle.mlp(layers, x, n_hidden)[:, 0] for layers in members])
 
 
-def apart(tree):
+def apart(tree, scale=0.2):
     """Parameters that are no longer those of the start, whose outputs are small."""
     rng = np.random.default_rng(7)
     return jax.tree.map(
-        lambda x: x + rng.normal(scale=0.2, size=x.shape).astype(x.dtype), tree
+        lambda x: x + rng.normal(scale=scale, size=x.shape).astype(x.dtype), tree
     )
 
 
 def with_bold_actor(state):
     """Actions that the tangent bends."""
-    return state.replace(params=state.params | {"actor": apart(state.params["actor"])})
+    actor = apart(state.params["actor"], scale=0.5)
+    return state.replace(params=state.params | {"actor": actor})
 
 
 def with_slow_copies_apart(state):
