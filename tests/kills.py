@@ -400,7 +400,7 @@ def moments(
 
     def copy(event: str, args: tuple, name: str) -> None:
         stage = stage_of(name)
-        if not wanted(stage, event):
+        if not whole.exists() or not wanted(stage, event):
             return
         copies.append(place / f"{len(copies)}-{stage}-{event}")
         shutil.copytree(whole, copies[-1])
