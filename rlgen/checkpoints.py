@@ -60,6 +60,8 @@ class Checkpoints:
         if sweeps:
             for update in sorted(self._manager.all_steps())[:-_KEPT]:
                 self._manager.delete(update)
+            if processes.is_writer():
+                self._forget()
 
     def save(self, update: int, states: PyTree, host: dict[str, Any]) -> None:
         """Writes a checkpoint, whole or not at all; older ones stay if it fails.
@@ -171,8 +173,12 @@ class Checkpoints:
         found = _sums(self._folder / str(update))
         with write_atomically(self._folder / _SUMS.format(update), "w") as file:
             json.dump(found, file)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Removes sums of what is gone, and halves that killed writes left."""
         kept = {_SUMS.format(each) for each in self._manager.all_steps()}
-        for path in self._folder.glob(_SUMS.format("*")):
+        for path in self._folder.glob("*" + _SUMS.format("*") + "*"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
 
