@@ -167,8 +167,6 @@ def files(tmp_path):
     (tmp_path / "nogoal.txt").write_text(">....\n.....\n.....\n.....\n.....\n")
     (tmp_path / "unsolvable.txt").write_text(UNSOLVABLE)
     (tmp_path / "broken.npz").write_bytes(b"not a zip file")
-    space = UniformWalls(7, 7, max_walls=5)
-    LevelSet.generate(space, 2, seed=0, split="test").save(tmp_path / "seven.npz")
     (tmp_path / "settings.yaml").write_text("n_evns: 4\n")
     (tmp_path / "type.yaml").write_text("n_envs: many\n")
     return tmp_path
@@ -208,9 +206,7 @@ def files(tmp_path):
         ("train plr --config {files}/type.yaml", "must be of type int"),
         ("eval {files}", "is neither a run directory nor a rule"),
         ("eval {run} --levels {files}/none.npz", "There is no level file"),
-        ("eval {run} --levels {files}/seven.npz", "set its size to match the file"),
         ("eval {run} --levels {files}/broken.npz", "is not a level file of rlgen"),
-        ("levels maze --load {files}/seven.npz", "set its size to match the file"),
         (
             "levels maze --height 5 --width 5 --max-walls 5 --load {files}/nogoal.txt",
             "0 goals",

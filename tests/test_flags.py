@@ -137,7 +137,7 @@ def test_a_run_that_learns_a_rule_keeps_rules(algorithm, tmp_path):
     loop._keep_policy(states, 3)
     folder = runner.policy_file(tmp_path, 3).with_suffix("")
     assert rule_library.is_rule(str(folder)) and len(list(folder.iterdir())) == 2
-    _, shape = rule_library.load_rule(folder / "rule-1.npz")
+    _, shape, _ = rule_library.load_rule(folder / "rule-1.npz")
     assert shape == experiment.rule
 
 

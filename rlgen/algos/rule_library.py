@@ -105,7 +105,8 @@ def load_rule(path: str | Path) -> tuple[PyTree, RuleConfig, Mapping[str, Any]]:
       UserError: no such file, or one whose arrays do not fit what it says of them.
     """
     arrays, about = trees.read(path, "a rule: make one with `rlgen train lpg`")
-    if about.get("kind") != "rule" or not isinstance(about.get("rule"), dict):
+    parts = about.get("rule"), about.get("agent")
+    if about.get("kind") != "rule" or not all(isinstance(x, dict) for x in parts):
         raise UserError(f"{path} is no rule: make one with `rlgen train lpg`.")
     shape = configs.override(RuleConfig(), about["rule"], str(path))
     return trees.fit(arrays, shape.shapes(), path), shape, about["agent"]
