@@ -11,7 +11,7 @@ from offline_data import episodes_of
 from oracles import offline as oracle
 
 from rlgen.algos.offline.agent import descend, numbers
-from rlgen.algos.offline.assembly import OfflineConfig, with_rewards
+from rlgen.algos.offline.assembly import with_rewards
 from rlgen.algos.offline.bc import BC, BCConfig
 from rlgen.algos.offline.decision_transformer import (
     DecisionTransformer,
@@ -251,20 +251,9 @@ def test_tokens_are_normalised_and_blocks_activated_as_told():
     )
 
 
-@pytest.mark.parametrize(
-    ("make", "sentence"),
-    [
-        (lambda: SACConfig(backup_actions=0), "must be at least 1"),
-        (lambda: SACConfig(multiplier=0.0), "must be above 0"),
-        (lambda: OfflineConfig(BCConfig(), reward_factor=0.0), "choose more than 0"),
-        (lambda: TransformerConfig(dropout=1.0), "choose 0 or more, below 1"),
-        (lambda: TransformerConfig(max_time=-1), "must be 0 or more"),
-        (lambda: TransformerConfig(block_activation="sin"), "choose relu"),
-    ],
-)
-def test_settings_that_cannot_be(make, sentence):
-    with pytest.raises(UserError, match=sentence):
-        make()
+def test_an_activation_that_nobody_knows_is_refused():
+    with pytest.raises(UserError, match="choose relu"):
+        TransformerConfig(block_activation="sin")
 
 
 @pytest.mark.parametrize("setting", [{"reward_factor": 2.0}, {"reward_shift": 1.0}])
