@@ -316,7 +316,10 @@ def _saved_levels(
     for name, level_set in experiment.eval_sets.items():
         path = store.levels_dir / f"{name}.npz"
         if level_set.split != "train" and path.exists() and not level_set.is_in(path):
-            saved[name] = LevelSet.load(path, config.levels_config.make_space())
+            found = LevelSet.load(path, config.levels_config.make_space())
+            # Whoever evaluates on validation levels is not given the run's test levels.
+            if found.split == level_set.split:
+                saved[name] = found
     return saved
 
 

@@ -395,7 +395,11 @@ _LABELLED = {
         {BAD: np.eye(3)}, _X, _X, path, BAD, x_label=BAD, y_label=BAD, value_label=BAD
     ),
     "line_panels": lambda path: pictures.line_panels(
-        {BAD: {BAD: np.eye(3)}}, {BAD: _X}, path, BAD, x_label={BAD: BAD}, note=BAD
+        {BAD: {BAD: pictures.over_runs(_X, np.eye(3))}},
+        path,
+        BAD,
+        x_label={BAD: BAD},
+        note=BAD,
     ),
     "growth_curves": lambda path: pictures.growth_curves(
         {BAD: (_X, _X, _X)}, path, x_label=BAD, y_label=BAD, title=BAD

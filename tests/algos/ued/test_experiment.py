@@ -275,17 +275,23 @@ def test_the_best_return_that_is_stored_is_scored_against():
         advantage = experiment.student.rule.advantage(play.targets)
         given = state.replace(curriculum=given)
         feedback = experiment._score(given, draw, play.trajectory, advantage)
-        return draw.role, play.trajectory, feedback
+        return draw.role, play.trajectory, feedback, draw.batch.hash
 
-    role, trajectory, feedback = jax.device_get(jax.jit(scored)(7.0))
+    role, trajectory, feedback, hashes = jax.device_get(jax.jit(scored)(7.0))
     assert role == REPLAYED
     value, done = trajectory.value, trajectory.done
     ends = [np.flatnonzero(done[:, i]) for i in range(TINY["n_envs"])]
     assert all(len(end) for end in ends)
-    # The mean over each episode's steps, then over the episodes of a level.
-    means = [
-        np.mean([v.mean() for v in np.split(value[: end[-1] + 1, i], end[:-1] + 1)])
+    # The mean over each episode's steps, then over the episodes of a level, of which
+    # there may be copies.
+    episodes = [
+        [v.mean() for v in np.split(value[: end[-1] + 1, i], end[:-1] + 1)]
         for i, end in enumerate(ends)
+    ]
+    copies = (hashes[:, None] == hashes).all(axis=2)
+    means = [
+        np.mean([x for j in np.flatnonzero(same) for x in episodes[j]])
+        for same in copies
     ]
     np.testing.assert_allclose(feedback.score, 7.0 - np.array(means), rtol=1e-4)
 

@@ -251,7 +251,7 @@ def test_the_teacher_finds_what_it_is_paid_for():
             batch.levels.walls, batch.levels.start, batch.levels.goal
         ).astype(jnp.float32)
         teacher, _ = curriculum._teach(
-            teacher, play, length, key_learn, jnp.bool_(True)
+            state.replace(teacher=teacher), play, length, key_learn, jnp.bool_(True)
         )
         return teacher, length.mean()
 
