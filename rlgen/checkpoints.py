@@ -27,8 +27,6 @@ _FULL_BYTES = 1 << 20
 # What the files of a checkpoint hold stands beside it.
 _SUMS = "sums-{}.json"
 _CHUNK_BYTES = 1 << 20
-
-
 _KEPT = 2
 
 

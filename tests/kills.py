@@ -161,24 +161,9 @@ def make_data(folder: Path) -> dict[str, Path]:
         )
 
     def table():
-        import jax
+        from reset_free_data import record_table
 
-        from rlgen import datasets
-        from rlgen.envs.tabletop import Tabletop, demonstrations
-
-        env = Tabletop()
-        amounts = demonstrations.Amounts(n_prior=2, n_failures=10)
-        episodes, levels = demonstrations.record(env, jax.random.key(0), amounts)
-        datasets.save(
-            made["tabletop"],
-            episodes,
-            name="tabletop/few-v0",
-            observation_space=env.observation_space,
-            action_space=env.action_space,
-            level_set=levels,
-            about={"environment": "tabletop", "settings": {"max_steps": 40}},
-            tests=demonstrations.target_sets(levels),
-        )
+        record_table(made["tabletop"])
         return 0
 
     for path, make in ((made["pointmaze"], point_maze), (made["tabletop"], table)):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from offline_data import episodes_of
 
+from rlgen import datasets
 from rlgen.algos.offline.classifier import (
     ClassifierConfig,
     classifier_stages,
@@ -15,6 +16,7 @@ from rlgen.algos.offline.classifier import (
 )
 from rlgen.algos.offline.functions import Factory, NetsConfig
 from rlgen.algos.offline.judged import Practising, PractisingConfig
+from rlgen.envs.tabletop import Tabletop, demonstrations
 from rlgen.transitions import from_episodes
 
 KEY = jax.random.key(0)
@@ -40,6 +42,23 @@ def task_episodes(n=10, seed=0):
                 )
             )
     return episodes
+
+
+def record_table(path):
+    """A dataset of a few demonstrations on a table, with time enough to succeed."""
+    env = Tabletop()
+    amounts = demonstrations.Amounts(n_prior=2, n_failures=10)
+    episodes, level_set = demonstrations.record(env, KEY, amounts)
+    return datasets.save(
+        path,
+        episodes,
+        name="tabletop/few-v0",
+        observation_space=env.observation_space,
+        action_space=env.action_space,
+        level_set=level_set,
+        about={"environment": "tabletop", "settings": {"max_steps": 40}},
+        tests=demonstrations.target_sets(level_set),
+    )
 
 
 @functools.cache

@@ -94,31 +94,23 @@ DR = Published(
     beyond=_TILES,
 )
 
-_PLR: dict[str, Any] = {
-    "src/jaxued/environments/maze": _JAXUED_MAZE | _JAXUED_WALLS,
-}
-PLR = Published(
-    **_JAXUED,
-    task=f"{_MAZES}, with exploratory_grad_updates",
-    values={
-        "examples/maze_plr.py": _JAXUED_STUDENT
-        | _JAXUED_REPLAY
-        | {"train_on_new": True}
-    }
-    | _PLR,
-    beyond=_TILES,
-)
-ROBUST_PLR = Published(
-    **_JAXUED,
-    task=_MAZES,
-    values={
-        "examples/maze_plr.py": _JAXUED_STUDENT
-        | _JAXUED_REPLAY
-        | {"train_on_new": False}
-    }
-    | _PLR,
-    beyond=_TILES,
-)
+
+def _plr(task: str, trains_on_new: bool) -> Published:
+    return Published(
+        **_JAXUED,
+        task=task,
+        values={
+            "examples/maze_plr.py": _JAXUED_STUDENT
+            | _JAXUED_REPLAY
+            | {"train_on_new": trains_on_new},
+            "src/jaxued/environments/maze": _JAXUED_MAZE | _JAXUED_WALLS,
+        },
+        beyond=_TILES,
+    )
+
+
+PLR = _plr(f"{_MAZES}, with exploratory_grad_updates", True)
+ROBUST_PLR = _plr(_MAZES, False)
 
 PAIRED = Published(
     **_JAXUED,

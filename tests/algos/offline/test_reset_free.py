@@ -12,6 +12,7 @@ import pytest
 from probes import PushConfig
 from reset_free_data import (
     KEY,
+    record_table,
 )
 from tiny import assert_same_bits, preempted
 
@@ -56,22 +57,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """A few demonstrations on a table, recorded with time enough to succeed."""
-    from rlgen.envs.tabletop import Tabletop, demonstrations
-
-    env = Tabletop()
-    amounts = demonstrations.Amounts(n_prior=2, n_failures=10)
-    episodes, level_set = demonstrations.record(env, KEY, amounts)
-    return datasets.save(
-        tmp_path_factory.mktemp("data") / "tabletop" / "few-v0",
-        episodes,
-        name="tabletop/few-v0",
-        observation_space=env.observation_space,
-        action_space=env.action_space,
-        level_set=level_set,
-        about={"environment": "tabletop", "settings": {"max_steps": 40}},
-        tests=demonstrations.target_sets(level_set),
-    )
+    return record_table(tmp_path_factory.mktemp("data") / "tabletop" / "few-v0")
 
 
 def config_of(table, **settings):
