@@ -139,8 +139,8 @@ def information_bound(one: jax.Array, other: jax.Array) -> jax.Array:
     samples, 128 features) it ranks as the truth does (rank correlation 0.99). It is
     below the truth by 0.1 to 0.8 nats where at most 32 features tell levels apart, and
     by 0.6 to 2.0 where all 128 do a little, for 16 samples do not show a mean better
-    than that: who knows both covariances gains 0.4 at most. So differences are to be believed if they are larger, or between students
-    whose features are alike.
+    than that: who knows both covariances gains 0.4 at most. So differences are to be
+    believed if they are larger, or between students whose features are alike.
 
     Args:
       one, other: representations float32[N, L, F] of two sets of rollouts, the level by
